@@ -1,0 +1,1 @@
+"""batchd: batches of requests against model servers, on your own machine."""

@@ -1,0 +1,45 @@
+"""Handlers of ``/v1/batches``: contract section 3."""
+
+from aiohttp import web
+
+from batchd.api.parts import BATCHES, CONFIG, OWNER, answer
+from batchd.model import BatchRecord
+from batchd.wire import params
+from batchd.wire.objects import BatchObject, ListObject
+
+_DEFAULT_LIMIT = 20
+_MAX_LIMIT = 100
+
+
+async def create(request: web.Request) -> web.Response:
+    config = request.app[CONFIG].batches
+    wish = params.new_batch(
+        params.json_object(await request.read()),
+        endpoints=config.endpoints,
+        windows=config.windows,
+    )
+    return answer(_object(request, await request.app[BATCHES].create(request[OWNER], wish)))
+
+
+async def index(request: web.Request) -> web.Response:
+    records, has_more = await request.app[BATCHES].page(
+        request[OWNER],
+        after=request.query.get("after"),
+        limit=params.limit(request.query, default=_DEFAULT_LIMIT, maximum=_MAX_LIMIT),
+    )
+    data = [_object(request, record) for record in records]
+    return answer(ListObject.of(data, has_more=has_more))
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    batch_id = request.match_info["batch_id"]
+    return answer(_object(request, await request.app[BATCHES].get(request[OWNER], batch_id)))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    batch_id = request.match_info["batch_id"]
+    return answer(_object(request, await request.app[BATCHES].cancel(request[OWNER], batch_id)))
+
+
+def _object(request: web.Request, record: BatchRecord) -> BatchObject:
+    return BatchObject.of(record, request.app[BATCHES].progress(record))

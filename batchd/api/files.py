@@ -1,0 +1,67 @@
+"""Handlers of ``/v1/files``: contract section 2."""
+
+import urllib.parse
+
+from aiohttp import web
+
+from batchd.api.parts import CONFIG, FILES, OWNER, answer
+from batchd.api.uploads import receive
+from batchd.wire import params
+from batchd.wire.objects import FileDeleted, FileObject, ListObject
+
+_MAX_LIMIT = 10_000
+
+
+async def create(request: web.Request) -> web.Response:
+    record = await receive(request, request.app[FILES], request.app[CONFIG].server)
+    return answer(FileObject.of(record))
+
+
+async def index(request: web.Request) -> web.Response:
+    records, has_more = await request.app[FILES].page(
+        request[OWNER],
+        purpose=request.query.get("purpose"),
+        after=request.query.get("after"),
+        limit=params.limit(request.query, default=_MAX_LIMIT, maximum=_MAX_LIMIT),
+        ascending=params.order(request.query) == "asc",
+    )
+    return answer(ListObject.of([FileObject.of(record) for record in records], has_more=has_more))
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    file_id = request.match_info["file_id"]
+    return answer(FileObject.of(await request.app[FILES].get(request[OWNER], file_id)))
+
+
+async def delete(request: web.Request) -> web.Response:
+    file_id = request.match_info["file_id"]
+    await request.app[FILES].delete(request[OWNER], file_id)
+    return answer(FileDeleted(id=file_id))
+
+
+async def content(request: web.Request) -> web.StreamResponse:
+    """The bytes as stored; ``Range`` is honoured."""
+    files = request.app[FILES]
+    record = await files.get(request[OWNER], request.match_info["file_id"])
+    kind = (
+        "application/jsonl; charset=utf-8"
+        if record.purpose in ("batch", "batch_output")
+        else "application/octet-stream"
+    )
+    return web.FileResponse(
+        files.path(record),
+        headers={
+            "Content-Type": kind,
+            "Content-Disposition": _disposition(record.filename),
+        },
+    )
+
+
+def _disposition(filename: str) -> str:
+    plain = "".join(
+        letter if letter.isascii() and letter.isprintable() and letter not in '"\\' else "_"
+        for letter in filename
+    )
+    encoded = urllib.parse.quote(filename, safe="")
+    suffix = "" if plain == filename else f"; filename*=UTF-8''{encoded}"
+    return f'attachment; filename="{plain}"{suffix}'

@@ -1,0 +1,108 @@
+"""What every request goes through: an id, the guard, the key, and one translator of errors."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from batchd.api.auth import Guard, Keys
+from batchd.api.parts import OWNER, REQUEST_ID, answer
+from batchd.errors import (
+    BatchdError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    UnsupportedEncoding,
+)
+from batchd.ids import REQUEST_ID_BYTES, request_id
+from batchd.wire.objects import ErrorObject
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+_OPEN_PATHS = frozenset({"/healthz"})
+_STARTED = web.RequestKey("started", float)
+
+
+def identify(draw: Callable[[int], bytes]) -> Middleware:
+    """Give the request its id; ``add_headers`` puts it on whatever answer there is."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[REQUEST_ID] = request_id(draw(REQUEST_ID_BYTES))
+        request[_STARTED] = time.monotonic()
+        return await handler(request)
+
+    return middleware
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Headers of every answer, streamed or not (contract section 1)."""
+    response.headers["x-request-id"] = request.get(REQUEST_ID, "")
+    response.headers["openai-version"] = "2020-10-01"
+    elapsed = time.monotonic() - request.get(_STARTED, time.monotonic())
+    response.headers["openai-processing-ms"] = str(round(elapsed * 1000))
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The one place where an error becomes an answer."""
+    try:
+        return await handler(request)
+    except BatchdError as error:
+        return _error_answer(error)
+    except web.HTTPException as error:
+        return _error_answer(_from_aiohttp(request, error))
+    except HttpProcessingError:
+        return _error_answer(InvalidRequest("The request is not valid HTTP or multipart."))
+    except Exception:
+        log.exception("unhandled_error", extra={"method": request.method, "path": request.path})
+        return _error_answer(BatchdError("batchd failed to handle this request; its log says why."))
+
+
+def authorize(keys: Keys, guard: Guard) -> Middleware:
+    """Let in who may, and note whose request it is."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        guard.check(request)
+        if request.path not in _OPEN_PATHS:
+            request[OWNER] = keys.owner(request.headers.get("Authorization"))
+        if "Content-Encoding" in request.headers:
+            raise UnsupportedEncoding()
+        return await handler(request)
+
+    return middleware
+
+
+def _error_answer(error: BatchdError) -> web.Response:
+    headers: dict[str, str] = {}
+    if error.retriable is not None:
+        headers["x-should-retry"] = "true" if error.retriable else "false"
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    response = answer(ErrorObject.of(error), status=error.http_status, headers=headers)
+    if isinstance(error, TooLarge):
+        # The rest of the body is not read; the connection cannot be used again.
+        response.force_close()
+    return response
+
+
+def _from_aiohttp(request: web.Request, error: web.HTTPException) -> BatchdError:
+    if isinstance(error, web.HTTPNotFound):
+        return NotFound(f"Invalid URL ({request.method} {request.path})")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return MethodNotAllowed(
+            f"Not allowed to {request.method} on {request.path}. (HINT: Perhaps you meant to use "
+            "a different HTTP method?)"
+        )
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return TooLarge("The request's body is too large.")
+    other = InvalidRequest(error.reason or "The request is not acceptable.")
+    other.http_status = error.status
+    return other

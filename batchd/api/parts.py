@@ -1,0 +1,28 @@
+"""What handlers share: where they find the parts of the daemon, and how they answer."""
+
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+
+from batchd.backends.backend import Backend
+from batchd.batches import Batches
+from batchd.config import Config
+from batchd.files import Files
+from batchd.wire.objects import encode
+
+FILES = web.AppKey("files", Files)
+BATCHES = web.AppKey("batches", Batches)
+BACKEND = web.AppKey("backend", Backend)
+CONFIG = web.AppKey("config", Config)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+OWNER = web.RequestKey("owner", str)
+
+
+def answer(
+    value: msgspec.Struct, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        body=encode(value), status=status, headers=headers, content_type="application/json"
+    )

@@ -1,0 +1,1 @@
+"""Backends: the model servers that lines are sent to."""

@@ -1,0 +1,202 @@
+"""One request to a model server, and what it came to: a ``Reply`` or a ``Failure``.
+
+The body goes out byte for byte. The answer is read in pieces under a cap, within split timeouts:
+connect, first byte, idle between pieces, and always a total (a server that drips a byte now and
+then would never trip the others). Redirects are not followed: the prompt would go elsewhere.
+A reused connection that dies before any byte of an answer was stale, not a fault: the request is
+sent again at once on another. Exceptions never leave with prompts, answers or headers in them.
+"""
+
+import asyncio
+import contextlib
+import io
+import re
+from collections.abc import AsyncGenerator, Callable
+from types import SimpleNamespace
+
+import aiohttp
+import msgspec
+
+from batchd.backends.hints import wait_hint
+from batchd.config import BackendConfig
+from batchd.model import NO_USAGE, Failure, FailureKind, Outcome, Reply, RequestLine, Usage
+from batchd.wire.lines import answer_usage, one_line
+
+_KEEPALIVE = 4.0  # below the 5 s after which uvicorn and llama.cpp close an idle connection
+_FIRST_STATUS = 200
+_SUCCESS = range(200, 300)
+_OFFLOAD = 1 << 18  # bytes; judging more JSON than this would hold the loop up
+_LARGE_BODY = 1 << 20  # bytes; aiohttp wants a file object for more
+_MAX_STALE = 64
+_WRAPPED = 4096
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+_UNREACHABLE = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
+
+class _TooLarge(Exception):
+    """The answer passed the cap."""
+
+
+class _Detail(msgspec.Struct, frozen=True):
+    code: object = None
+    type: object = None
+
+
+class _ErrorBody(msgspec.Struct, frozen=True):
+    error: _Detail
+
+
+_decode_error = msgspec.json.Decoder(_ErrorBody).decode
+
+
+@contextlib.asynccontextmanager
+async def session(config: BackendConfig) -> AsyncGenerator[aiohttp.ClientSession]:
+    """Connections to one backend; no cookies, no proxies from the environment."""
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, ttl_dns_cache=10),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
+        headers={"Accept-Encoding": "identity", "User-Agent": "batchd"},
+        trace_configs=[trace],
+        trust_env=False,
+    ) as opened:
+        yield opened
+
+
+async def _note_reuse(
+    _session: aiohttp.ClientSession,
+    context: SimpleNamespace,
+    _params: aiohttp.TraceConnectionReuseconnParams,
+) -> None:
+    context.trace_request_ctx.reused = True
+
+
+class Client:
+    """Sends requests to one backend over kept-alive connections."""
+
+    def __init__(
+        self,
+        opened: aiohttp.ClientSession,
+        config: BackendConfig,
+        *,
+        key: Callable[[], str | None],
+        now: Callable[[], float],
+        new_request_id: Callable[[], str],
+    ) -> None:
+        self._session = opened
+        self._config = config
+        self._base = config.base_url.rstrip("/")
+        self._key = key
+        self._now = now
+        self._new_request_id = new_request_id
+
+    async def send(self, endpoint: str, line: RequestLine) -> Outcome:
+        """Send one line once and say what it came to; only cancellation is raised."""
+        url = self._base + endpoint.removeprefix("/v1")
+        for _ in range(_MAX_STALE):
+            trace = SimpleNamespace(reused=False, answered=False)
+            try:
+                async with asyncio.timeout(self._config.total_timeout):
+                    return await self._exchange(url, line.body, trace)
+            except (aiohttp.ClientError, OSError, ValueError, _TooLarge) as error:
+                kind = _failure_kind(error)
+                stale = kind is FailureKind.RESET and trace.reused and not trace.answered
+                if not stale:
+                    return Failure(kind)
+        return Failure(FailureKind.RESET)
+
+    async def _exchange(self, url: str, body: bytes, trace: SimpleNamespace) -> Outcome:
+        async with asyncio.timeout(self._config.first_byte_timeout):
+            response = await self._session.post(
+                url,
+                data=body if len(body) < _LARGE_BODY else io.BytesIO(body),
+                headers=self._headers(),
+                allow_redirects=False,
+                trace_request_ctx=trace,
+            )
+        async with response:
+            trace.answered = True
+            answer = await self._read(response)
+            if len(answer) < _OFFLOAD:
+                return self._judge(response, answer)
+            return await asyncio.to_thread(self._judge, response, answer)
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        key = self._key()
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        return headers
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            async with asyncio.timeout(self._config.idle_timeout):
+                piece = await response.content.readany()
+            if not piece:
+                return b"".join(pieces)
+            size += len(piece)
+            if size > self._config.max_answer_size:
+                raise _TooLarge
+            pieces.append(piece)
+
+    def _judge(self, response: aiohttp.ClientResponse, body: bytes) -> Outcome:
+        status = response.status
+        usage = _object_usage(body)
+        if status < _FIRST_STATUS:
+            return Failure(FailureKind.NOT_HTTP)
+        if status in _SUCCESS and usage is None:
+            return Failure(FailureKind.NOT_JSON)
+        request_id = response.headers.get("x-request-id", "")
+        return Reply(
+            status_code=status,
+            request_id=request_id if _REQUEST_ID.fullmatch(request_id) else self._new_request_id(),
+            body=_wrapped(body) if usage is None else one_line(body),
+            usage=usage or NO_USAGE,
+            error_code=None if status in _SUCCESS else _error_code(body),
+            hint=None if status in _SUCCESS else wait_hint(response.headers, self._now()),
+        )
+
+
+def _failure_kind(error: Exception) -> FailureKind:
+    if isinstance(error, _UNREACHABLE):
+        return FailureKind.UNREACHABLE
+    if isinstance(error, TimeoutError):
+        return FailureKind.TIMEOUT
+    if isinstance(error, _TooLarge):
+        return FailureKind.TOO_LARGE
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | OSError):
+        return FailureKind.RESET
+    return FailureKind.NOT_HTTP
+
+
+def _object_usage(body: bytes) -> Usage | None:
+    """The usage of an answer that is a JSON object in UTF-8; None if it is not one."""
+    try:
+        if not body.isascii():
+            body.decode()
+        return answer_usage(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _wrapped(body: bytes) -> bytes:
+    """An error answer that is no JSON object, as one in OpenAI's shape."""
+    text = body[:_WRAPPED].decode(errors="replace")
+    detail = {"message": text, "type": "server_error", "param": None, "code": None}
+    return one_line(msgspec.json.encode({"error": detail}))
+
+
+def _error_code(body: bytes) -> str | None:
+    try:
+        detail = _decode_error(body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    for name in (detail.code, detail.type):
+        if isinstance(name, str):
+            return name
+    return None

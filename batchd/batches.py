@@ -1,0 +1,335 @@
+"""A batch: create, get, list, advance, cancel. The only writer of a status.
+
+Doors commit a row here and ring a bell; the engine reads rows. What runs is known in finer grain
+than its row: the engine reports progress here, durable lines only, and ``get`` lays it over the
+row. The terminal transition is one transaction: status, file rows, counts and usage.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from batchd.store import Transaction
+import msgspec
+
+from batchd import ids
+from batchd.errors import Conflict, InvalidRequest, NoRoom
+from batchd.files import Files
+from batchd.model import (
+    BatchRecord,
+    Counts,
+    FileRecord,
+    LineError,
+    NewBatch,
+    Progress,
+    Purpose,
+    Usage,
+)
+from batchd.states import TRANSITIONS, UNFINISHED, BatchStatus, Event, next_status
+from batchd.store import batches as table
+from batchd.store import files as file_table
+from batchd.store.database import Database
+from batchd.wire import params
+
+Ring = Callable[[], None]
+AlsoInTransaction = Callable[[Transaction, BatchRecord], Awaitable[None]]
+
+_ENDED_REMEMBERED = 256
+
+
+class Closing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch came to, for its terminal transaction. Sizes of 0 mean no file."""
+
+    counts: Counts
+    usage: Usage
+    output_bytes: int
+    error_bytes: int
+
+
+class Batches:
+    """The batches of all owners."""
+
+    def __init__(  # noqa: PLR0913 - its parts, its bell, and time and chance from outside
+        self,
+        database: Database,
+        files: Files,
+        *,
+        has_room: Callable[[], bool],
+        now: Callable[[], float],
+        draw: Callable[[int], bytes],
+        ring: Ring,
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._has_room = has_room
+        self._now = now
+        self._draw = draw
+        self._ring = ring
+        self._live: dict[str, Callable[[], Progress]] = {}
+        self._ended: deque[str] = deque()
+
+    async def create(
+        self, owner: str, wish: NewBatch, also: AlsoInTransaction | None = None
+    ) -> BatchRecord:
+        """A new batch in ``validating``; durable when this returns.
+
+        A missing input file is no error here: the batch fails for it (contract 3). One with
+        another purpose is. ``also`` is done in the same transaction.
+        """
+        if not self._has_room():
+            raise NoRoom()
+        await self._check_purpose(owner, wish.input_file_id)
+        now = int(self._now())
+        record = BatchRecord(
+            id=ids.batch_id(now, self._draw(ids.BATCH_ID_BYTES)),
+            owner=owner,
+            status=BatchStatus.VALIDATING,
+            endpoint=wish.endpoint,
+            input_file_id=wish.input_file_id,
+            completion_window=wish.completion_window,
+            metadata=wish.metadata,
+            output_expires_after=wish.output_expires_after,
+            created_at=now,
+            expires_at=now + wish.window,
+            output_file_id=ids.file_id(self._draw(ids.FILE_ID_BYTES)),
+            error_file_id=ids.file_id(self._draw(ids.FILE_ID_BYTES)),
+            source=wish.source,
+        )
+
+        async def insert(tx: Transaction) -> None:
+            await table.insert(tx, record)
+            if also is not None:
+                await also(tx, record)
+
+        await self._database.write(insert)
+        self._ring()
+        return record
+
+    async def _check_purpose(self, owner: str, file_id: str) -> None:
+        try:
+            record = await self._files.get(owner, file_id)
+        except InvalidRequest:
+            return
+        if record.purpose is not Purpose.BATCH:
+            raise InvalidRequest(
+                f"Invalid 'input_file_id': file {file_id} has purpose '{record.purpose}', but "
+                "a batch needs one uploaded with purpose 'batch'.",
+                param="input_file_id",
+                code="invalid_value",
+            )
+
+    async def get(self, owner: str, batch_id: str) -> BatchRecord:
+        """The batch's row. ``NotFound`` if unknown or another's."""
+        record = None
+        if ids.is_batch_id(batch_id):
+            record = await table.get(self._database, owner, batch_id)
+        if record is None:
+            raise params.no_such_batch(batch_id)
+        return record
+
+    async def page(
+        self, owner: str, *, after: str | None, limit: int
+    ) -> tuple[list[BatchRecord], bool]:
+        """Up to ``limit`` batches, newest first, behind ``after``, and whether there are more."""
+        seq = None
+        if after is not None:
+            seq = await table.seq_of(self._database, owner, after)
+            if seq is None:
+                raise params.unknown_cursor(after)
+        found = await table.page(self._database, owner, after=seq, limit=limit + 1)
+        return found[:limit], len(found) > limit
+
+    async def cancel(self, owner: str, batch_id: str) -> BatchRecord:
+        """Ask a batch to end. ``Conflict`` if it has ended otherwise."""
+        record = await self.get(owner, batch_id)
+        if record.status in UNFINISHED - {BatchStatus.CANCELLING}:
+            record = await self.advance(batch_id, Event.CANCEL) or await self.get(owner, batch_id)
+        if record.status not in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
+            raise Conflict(f"Cannot cancel a batch with status '{record.status}'.")
+        self._ring()
+        return record
+
+    async def advance(self, batch_id: str, event: Event) -> BatchRecord | None:
+        """Take a step that changes nothing but status and timestamp; None if it came too late."""
+        return await self._move(batch_id, event, lambda record: record)
+
+    async def validated(
+        self, batch_id: str, *, total: int, model: str | None
+    ) -> BatchRecord | None:
+        """End a validation that found no fault: to ``in_progress``, if the input is still there.
+
+        The row of the input file must be live in the same transaction; else the batch fails.
+        """
+        now = int(self._now())
+
+        async def step(tx: Transaction) -> BatchRecord | None:
+            record = await table.current(tx, batch_id)
+            if record is None or record.status is not BatchStatus.VALIDATING:
+                return None
+            if not await file_table.is_live(tx, record.input_file_id, now):
+                return await self._reject(tx, record, [missing_input(record)])
+            changed = msgspec.structs.replace(record, model=model, counts=Counts(total))
+            return await self._write(tx, record, Event.VALIDATED, changed)
+
+        return await self._commit(step)
+
+    async def rejected(self, batch_id: str, errors: list[LineError]) -> BatchRecord | None:
+        """End a validation that found faults: to ``failed``."""
+
+        async def step(tx: Transaction) -> BatchRecord | None:
+            record = await table.current(tx, batch_id)
+            if record is None or record.status is not BatchStatus.VALIDATING:
+                return None
+            return await self._reject(tx, record, errors)
+
+        return await self._commit(step)
+
+    async def _reject(
+        self, tx: Transaction, record: BatchRecord, errors: list[LineError]
+    ) -> BatchRecord | None:
+        changed = msgspec.structs.replace(_without_files(record), errors=errors)
+        return await self._write(tx, record, Event.REJECTED, changed)
+
+    async def never_started(self, batch_id: str, event: Event) -> BatchRecord | None:
+        """End a batch that was never validated (cancelled, or its window closed): no files."""
+        return await self._move(batch_id, event, _without_files)
+
+    async def finished(self, batch_id: str, event: Event, closing: Closing) -> BatchRecord | None:
+        """The one transaction in which a batch that ran becomes terminal.
+
+        Its files have rows, and so can be downloaded, from the same instant on.
+        """
+
+        async def step(tx: Transaction) -> BatchRecord | None:
+            record = await table.current(tx, batch_id)
+            if record is None or event not in TRANSITIONS[record.status]:
+                return None
+            now = int(self._now())
+            changed = msgspec.structs.replace(
+                record,
+                counts=closing.counts,
+                usage=closing.usage,
+                output_end=closing.output_bytes,
+                error_end=closing.error_bytes,
+                output_file_id=record.output_file_id if closing.output_bytes else None,
+                error_file_id=record.error_file_id if closing.error_bytes else None,
+            )
+            for file in _result_files(changed, now):
+                await file_table.insert(tx, file)
+            return await self._write(tx, record, event, changed)
+
+        final = Progress(closing.counts, closing.usage)
+        # Before the commit, and for a while after: a reader may hold a row from before it.
+        self._live[batch_id] = lambda: final
+        record = await self._commit(step)
+        if record is not None:
+            self._forget_later(batch_id)
+        return record
+
+    def _forget_later(self, batch_id: str) -> None:
+        self._ended.append(batch_id)
+        while len(self._ended) > _ENDED_REMEMBERED:
+            self._live.pop(self._ended.popleft(), None)
+
+    async def statuses(self) -> dict[str, BatchStatus]:
+        """The status of every batch that is not terminal, oldest first."""
+        return await table.statuses(self._database)
+
+    async def unfinished(self) -> list[BatchRecord]:
+        return await table.unfinished(self._database)
+
+    async def owns_file(self, file_id: str) -> bool:
+        """Whether an unfinished batch writes to this file, which has no row yet."""
+        return await table.owns_file(self._database, file_id)
+
+    async def find(self, batch_id: str) -> BatchRecord | None:
+        """The batch's row, whoever owns it."""
+        return await table.find(self._database, batch_id)
+
+    async def add_note(self, batch_id: str, note: str) -> None:
+        await self._database.write(lambda tx: table.add_note(tx, batch_id, note))
+
+    async def checkpoint(
+        self, batch_id: str, progress: Progress, *, output_end: int, error_end: int
+    ) -> None:
+        """Remember in the row how far the ledger is known to be good."""
+        await self._database.write(
+            lambda tx: table.checkpoint(
+                tx,
+                batch_id,
+                counts=progress.counts,
+                usage=progress.usage,
+                output_end=output_end,
+                error_end=error_end,
+            )
+        )
+
+    def follow(self, batch_id: str, source: Callable[[], Progress]) -> None:
+        """Ask ``source`` what a running batch has come to; durable lines only."""
+        self._live[batch_id] = source
+
+    def progress(self, record: BatchRecord) -> Progress | None:
+        """What is known beyond the row; None for a batch that is not running."""
+        source = self._live.get(record.id) if record.status in UNFINISHED else None
+        return source() if source else None
+
+    async def _move(
+        self, batch_id: str, event: Event, change: Callable[[BatchRecord], BatchRecord]
+    ) -> BatchRecord | None:
+        async def step(tx: Transaction) -> BatchRecord | None:
+            record = await table.current(tx, batch_id)
+            if record is None or event not in TRANSITIONS[record.status]:
+                return None
+            return await self._write(tx, record, event, change(record))
+
+        return await self._commit(step)
+
+    async def _write(
+        self, tx: Transaction, old: BatchRecord, event: Event, changed: BatchRecord
+    ) -> BatchRecord | None:
+        status = next_status(old.status, event)
+        stamped = msgspec.structs.replace(
+            changed, status=status, **{f"{status.value}_at": int(self._now())}
+        )
+        return stamped if await table.update(tx, old.status, stamped) else None
+
+    async def _commit(
+        self, step: Callable[[Transaction], Awaitable[BatchRecord | None]]
+    ) -> BatchRecord | None:
+        record = await self._database.write(step)
+        self._ring()
+        return record
+
+
+def missing_input(record: BatchRecord) -> LineError:
+    """Why a batch whose input file is unknown, deleted or expired cannot start."""
+    return LineError(
+        "invalid_request",
+        f"Cannot find file {record.input_file_id}, or organization {record.owner} does not have "
+        "access to it.",
+        "file_id",
+    )
+
+
+def _without_files(record: BatchRecord) -> BatchRecord:
+    return msgspec.structs.replace(record, output_file_id=None, error_file_id=None)
+
+
+def _result_files(record: BatchRecord, now: int) -> list[FileRecord]:
+    sizes = [
+        (record.output_file_id, record.output_end, "output"),
+        (record.error_file_id, record.error_end, "error"),
+    ]
+    return [
+        FileRecord(
+            id=file_id,
+            owner=record.owner,
+            filename=f"{record.id}_{name}.jsonl",
+            purpose=Purpose.BATCH_OUTPUT,
+            bytes=size,
+            sha256=None,
+            created_at=now,
+            expires_at=now + record.output_expires_after,
+        )
+        for file_id, size, name in sizes
+        if file_id is not None
+    ]

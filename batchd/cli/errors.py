@@ -1,0 +1,31 @@
+"""Exit codes, and what can go wrong in a command as one sentence for a person.
+
+``main`` prints the sentence and exits with the code; nothing here ends in a traceback.
+"""
+
+from batchd.errors import BatchdError
+
+DONE, FAILED, BAD_CONFIGURATION = 0, 1, 78  # and 2, which click gives for wrong usage
+NOT_ACCEPTED = 401
+_SERVER_ERROR = 500
+
+
+class CommandFailed(BatchdError):
+    """The command could not do what it was asked to do."""
+
+
+class Unreachable(CommandFailed):
+    """There was no answer, or half of one. Worth another try while waiting for a batch."""
+
+
+class Refused(CommandFailed):
+    """The daemon answered, but not with a 200."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may well succeed later."""
+        return self.status in (408, 429) or self.status >= _SERVER_ERROR

@@ -1,0 +1,98 @@
+"""``batchd``: finds the command, and turns what it comes to into an exit code.
+
+0 done, 1 failed, 2 usage, 78 bad configuration. A module is imported when its command is used.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import click
+
+from batchd.cli.errors import BAD_CONFIGURATION, DONE, FAILED
+from batchd.cli.show import printable
+from batchd.errors import BatchdError, ConfigError
+
+# Each command: where it is (module:name), and its help, so that `--help` imports none of them.
+COMMANDS = {
+    "serve": ("serve:serve", "Run the daemon, until SIGTERM or Ctrl-C."),
+    "check": ("serve:check", "Validate the configuration and reach the model servers."),
+    "submit": ("submit:submit", "Upload files of requests and have them run."),
+    "list": ("batches:list_", "List batches, newest first."),
+    "show": ("batches:show", "Show a batch, with what was wrong in its input."),
+    "wait": ("batches:wait", "Wait until batches are done."),
+    "cancel": ("batches:cancel", "Cancel batches."),
+    "results": ("batches:results", "Download the results of a batch that is done."),
+    "files": ("files:files", "List, download and delete files."),
+    "keys": ("keys:keys", "Make API keys."),
+    "demo": ("demo:demo", "Run prompts through a small real model on this machine."),
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name][0].split(":")
+        return cast("click.Command", getattr(importlib.import_module(f"batchd.cli.{module}"), name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `batchd demo`, or with `batchd serve` and `batchd submit FILE --wait`.",
+)
+@click.version_option(package_name="batchd", prog_name="batchd", message="%(prog)s %(version)s")
+def batchd() -> None:
+    """Run files of requests against your own model server.
+
+    A file of requests (JSONL, as OpenAI's Batch API takes them) becomes a batch; batchd sends every
+    line to the model server and hands back a file of answers.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    _write_any_text()
+    try:
+        code = cast("int | None", batchd.main(args, prog_name="batchd", standalone_mode=False))
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        _drop_output()
+        return FAILED
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("batchd: interrupted", err=True)
+        return FAILED
+    except BatchdError as error:
+        click.echo(f"batchd: {printable(str(error))}", err=True)
+        return BAD_CONFIGURATION if isinstance(error, ConfigError) else FAILED
+    except OSError as error:
+        click.echo(f"batchd: {error.filename or 'output'}: {error.strerror}", err=True)
+        return FAILED
+    return code or DONE
+
+
+def _write_any_text() -> None:
+    """Let a terminal that does not know a character show another in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """The reader has gone: leave nothing for the interpreter to complain about at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,93 @@
+"""The API's objects as the command line reads them: plain JSON with types.
+
+Only the keys that are shown or used are named; ``--json`` prints what the daemon sent, whole.
+(``wire`` describes the same objects for the daemon, at the price of importing msgspec.)
+"""
+
+from typing import NotRequired, TypedDict
+
+from batchd.states import TERMINAL
+
+
+class Counts(TypedDict):
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchError(TypedDict):
+    """Why the input is not valid: one entry for each faulty line, or one for the whole file."""
+
+    code: str | None
+    message: str
+    param: str | None
+    line: int | None
+
+
+class BatchErrors(TypedDict):
+    data: list[BatchError]
+
+
+class Usage(TypedDict):
+    input_tokens: int
+    output_tokens: int
+
+
+class Extension(TypedDict):
+    """What batchd adds to OpenAI's object."""
+
+    notes: NotRequired[list[str]]
+
+
+class Batch(TypedDict):
+    id: str
+    status: str
+    endpoint: str
+    model: NotRequired[str | None]
+    errors: BatchErrors | None
+    input_file_id: str
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: NotRequired[int | None]
+    completed_at: NotRequired[int | None]
+    failed_at: NotRequired[int | None]
+    expired_at: NotRequired[int | None]
+    cancelled_at: NotRequired[int | None]
+    expires_at: NotRequired[int | None]
+    request_counts: Counts
+    usage: NotRequired[Usage | None]
+    metadata: NotRequired[dict[str, str] | None]
+    batchd: NotRequired[Extension]
+
+
+class File(TypedDict):
+    id: str
+    bytes: int
+    created_at: int
+    expires_at: NotRequired[int | None]
+    filename: str
+    purpose: str
+
+
+def is_finished(batch: Batch) -> bool:
+    return batch["status"] in TERMINAL
+
+
+def done(batch: Batch) -> int:
+    """Lines that have their result."""
+    return batch["request_counts"]["completed"] + batch["request_counts"]["failed"]
+
+
+def finished_at(batch: Batch) -> int | None:
+    return (
+        batch.get("completed_at")
+        or batch.get("failed_at")
+        or batch.get("expired_at")
+        or batch.get("cancelled_at")
+    )
+
+
+def notes(batch: Batch) -> list[str]:
+    extension = batch.get("batchd")
+    return extension.get("notes", []) if extension else []

@@ -1,0 +1,169 @@
+"""Where results go: to standard output, or to a file that appears whole or not at all.
+
+A file that exists is never overwritten unless that was asked for. What is being downloaded has a
+hidden name of its own beside the target; the rename (or the link, which refuses an existing name)
+is the last step.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import click
+
+from batchd.cli.client import Client
+from batchd.cli.errors import CommandFailed, Refused
+from batchd.cli.objects import Batch
+from batchd.cli.progress import Display
+from batchd.cli.show import printable
+from batchd.cli.waiting import patiently
+
+target_type = click.Path(path_type=Path, allow_dash=True, readable=False)
+_GONE = 404
+
+
+class Target(NamedTuple):
+    """A file to write, or standard output (``-``)."""
+
+    path: Path
+    force: bool = False
+
+    @property
+    def is_stdout(self) -> bool:
+        return str(self.path) == "-"
+
+    @property
+    def _is_device(self) -> bool:
+        """``/dev/null``, a pipe: written to where it stands, never replaced."""
+        return self.path.exists() and not self.path.is_file() and not self.path.is_dir()
+
+    def check(self) -> None:
+        """Say now what would go wrong later."""
+        if self.is_stdout or self._is_device:
+            return
+        parent = self.path.resolve().parent
+        if self.path.is_dir():
+            raise CommandFailed(f"{self.path} is a directory; name a file to write to")
+        if self.path.exists() and not self.force:
+            raise CommandFailed(
+                f"{self.path} exists already: name another file, or overwrite it with --force"
+            )
+        if not parent.is_dir():
+            raise CommandFailed(f"{self.path} cannot be written: there is no directory {parent}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise CommandFailed(f"{self.path} cannot be written: no permission in {parent}")
+
+    def write(self, pieces: Iterable[bytes]) -> None:
+        if self.is_stdout:
+            _copy(pieces, sys.stdout.buffer)
+            return
+        try:
+            if self._is_device:
+                with self.path.open("wb") as out:
+                    _copy(pieces, out)
+            else:
+                self._write_whole(pieces)
+        except OSError as error:
+            raise CommandFailed(f"{self.path} cannot be written: {error.strerror}") from None
+
+    def clear(self) -> None:
+        """There is nothing to write: let no older file pass for it."""
+        if self.force and self.path.is_file():
+            self.path.unlink()
+
+    def _write_whole(self, pieces: Iterable[bytes]) -> None:
+        final = self.path.resolve()
+        partial = final.with_name(f".batchd-{os.urandom(8).hex()}.part")
+        try:
+            with partial.open("xb") as out:
+                _copy(pieces, out)
+                os.fsync(out.fileno())
+            if self.force:
+                partial.replace(final)
+            else:
+                _rename_to_new(partial, final)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _copy(pieces: Iterable[bytes], out: BinaryIO) -> None:
+    out.writelines(pieces)
+    out.flush()
+
+
+def _rename_to_new(partial: Path, final: Path) -> None:
+    try:
+        final.hardlink_to(partial)
+    except FileExistsError:
+        raise CommandFailed(
+            f"{final} appeared meanwhile and was left alone: fetch the results to another file"
+        ) from None
+    except OSError:  # a file system without links
+        partial.rename(final)
+
+
+class Targets(NamedTuple):
+    """Where the two files of a batch go; None where one is not wanted."""
+
+    output: Target | None
+    errors: Target | None
+
+    @classmethod
+    def at(cls, output: Path | None, errors: Path | None, *, force: bool) -> "Targets":
+        return cls(
+            Target(output, force=force) if output else None,
+            Target(errors, force=force) if errors else None,
+        )
+
+    @property
+    def wanted(self) -> list[Target]:
+        return [target for target in (self.output, self.errors) if target]
+
+    def check(self) -> None:
+        for target in self.wanted:
+            target.check()
+        if self.output and self.errors and self.output.path == self.errors.path:
+            raise click.UsageError("the output and the errors cannot go to the same place")
+
+    def fetch(self, client: Client, batch: Batch, display: Display | None = None) -> list[Target]:
+        """Download what there is to where it is wanted, and return what was written.
+
+        With a ``display`` a daemon that is away is waited for.
+        """
+        written: list[Target] = []
+        for file_id, target in (
+            (batch["output_file_id"], self.output),
+            (batch["error_file_id"], self.errors),
+        ):
+            if target and file_id:
+                _download(client, file_id, target, display)
+                written.append(target)
+            elif target:
+                target.clear()
+        return written
+
+    def told(self, written: Sequence[Target]) -> list[str]:
+        """What was written where, in words."""
+        names = ((self.output, "answers"), (self.errors, "failed lines"))
+        return [
+            f"{name}: {printable(str(target.path))}"
+            for target, name in names
+            if target in written and target and not target.is_stdout
+        ]
+
+
+def _download(client: Client, file_id: str, target: Target, display: Display | None) -> None:
+    def download() -> None:
+        target.write(client.download(file_id))
+
+    try:
+        if display and not target.is_stdout:  # what was printed cannot be taken back
+            patiently(download, display)
+        else:
+            download()
+    except Refused as error:
+        if error.status != _GONE:
+            raise
+        raise CommandFailed(f"the results in {file_id} were deleted or have expired") from None

@@ -1,0 +1,195 @@
+"""Text for people: tables, durations, sizes, and the objects in words.
+
+Whatever came from a file or from the daemon passes ``printable`` before it reaches a terminal, so
+that an escape sequence in a file name or an answer does nothing.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import click
+
+from batchd.cli.objects import Batch, File, done, finished_at, is_finished, notes
+
+_COLOURS = {
+    "completed": "green",
+    "failed": "red",
+    "expired": "yellow",
+    "cancelled": "yellow",
+    "cancelling": "yellow",
+}
+_MOST_ERRORS = 20
+
+
+def page(listed: Sequence[Mapping[str, object]], *, has_more: bool) -> dict[str, object]:
+    """A list as the API gives it, over however many requests it came."""
+    return {
+        "object": "list",
+        "data": listed,
+        "first_id": listed[0]["id"] if listed else None,
+        "last_id": listed[-1]["id"] if listed else None,
+        "has_more": has_more,
+    }
+
+
+def echo_json(answer: object) -> None:
+    """One JSON text on one line of standard output."""
+    click.echo(json.dumps(answer, ensure_ascii=False))
+
+
+def table_width() -> int | None:
+    """How wide a table may be: no limit where it is not a person who reads it."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
+
+
+def printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def number(count: int) -> str:
+    return f"{count:,}"
+
+
+def lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count:,} lines"
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: ``47 s``, ``1 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    left = max(0, round(seconds))
+    for name, size, small_name, small in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if left >= size:
+            rest = left % size // small
+            return f"{left // size} {name}" + (f" {rest} {small_name}" if rest else "")
+    return f"{left} s"
+
+
+def size(count: int) -> str:
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:  # noqa: PLR2004 - what the units mean
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def moment(at: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def status(batch: Batch, *, width: int = 0) -> str:
+    """The status in its colour (click drops colours where the output is not a terminal)."""
+    text = printable(batch["status"])
+    return click.style(text.ljust(width), fg=_COLOURS.get(batch["status"], "cyan"))
+
+
+def counts(batch: Batch) -> str:
+    """``420 of 1,000 lines, 3 failed``."""
+    of = batch["request_counts"]
+    text = f"{done(batch):,} of {lines(of['total'])}"
+    return text + (f", {of['failed']:,} failed" if of["failed"] else "")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
+    """Aligned columns. The last ones are left out where they do not fit into ``width``."""
+    widths = [
+        max(len(click.unstyle(row[column])) for row in [head, *rows]) for column in range(len(head))
+    ]
+    columns = len(head)
+    while width and columns > 1 and sum(widths[:columns]) + 2 * (columns - 1) > width:
+        columns -= 1
+    return "\n".join(_row(row[:columns], widths) for row in [head, *rows])
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (
+        cell + " " * (widths[column] - len(click.unstyle(cell)))
+        for column, cell in enumerate(cells)
+    )
+    return "  ".join(padded).rstrip()
+
+
+def batch_table(batches: Sequence[Batch], now: float, width: int | None) -> str:
+    rows = [
+        (
+            printable(batch["id"]),
+            status(batch),
+            f"{done(batch):,}/{batch['request_counts']['total']:,}",
+            number(batch["request_counts"]["failed"]),
+            _ago(now - batch["created_at"]),
+            printable(batch["endpoint"]),
+        )
+        for batch in batches
+    ]
+    return table(("ID", "STATUS", "DONE", "FAILED", "CREATED", "ENDPOINT"), rows, width)
+
+
+def file_table(files: Sequence[File], now: float, width: int | None) -> str:
+    rows = [
+        (
+            printable(file["id"]),
+            printable(file["filename"]),
+            size(file["bytes"]),
+            printable(file["purpose"]),
+            _ago(now - file["created_at"]),
+        )
+        for file in files
+    ]
+    return table(("ID", "NAME", "SIZE", "PURPOSE", "CREATED"), rows, width)
+
+
+def batch_in_full(batch: Batch, now: float) -> str:
+    """One batch, a fact on each line; facts that are not there yet are left out."""
+    ended, expires, usage = finished_at(batch), batch.get("expires_at"), batch.get("usage")
+    facts = {
+        "done": counts(batch),
+        "endpoint": batch["endpoint"],
+        "model": batch.get("model"),
+        "input": batch["input_file_id"],
+        "output": batch["output_file_id"],
+        "errors": batch["error_file_id"],
+        "created": f"{moment(batch['created_at'])} ({_ago(now - batch['created_at'])})",
+        "ended": moment(ended) if ended else None,
+        "expires": moment(expires) if expires and not is_finished(batch) else None,
+        "tokens": usage and f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out",
+        "metadata": ", ".join(f"{k}={v}" for k, v in (batch.get("metadata") or {}).items()),
+    }
+    told = [f"{name:<9} {printable(text)}" for name, text in facts.items() if text]
+    told += [f"{'note':<9} {printable(note)}" for note in notes(batch)]
+    return "\n".join(
+        [f"{printable(batch['id'])} {status(batch)}", *told, *batch_errors(batch, most=None)]
+    )
+
+
+def batch_errors(batch: Batch, *, most: int | None = _MOST_ERRORS) -> list[str]:
+    """Why the input was not valid, one line for each fault."""
+    faults = batch["errors"]["data"] if batch["errors"] else []
+    shown = [
+        (f"line {fault['line']}: " if fault.get("line") else "")
+        + printable(f"{fault.get('code') or 'error'}: {fault['message']}")
+        for fault in faults[:most]
+    ]
+    left = len(faults) - len(shown)
+    return [*shown, f"… and {left} more: batchd show {batch['id']}"] if left else shown
+
+
+def outcome(batch: Batch) -> list[str]:
+    """How a finished batch ended, in words."""
+    of = batch["request_counts"]
+    if batch["status"] == "failed":
+        return [f"{batch['id']} {status(batch)}: its input was not accepted.", *batch_errors(batch)]
+    text = f"{batch['id']} {status(batch)}: {of['completed']:,} of {lines(of['total'])} answered"
+    never = of["total"] - done(batch)
+    text += f", {of['failed']:,} failed" if of["failed"] else ""
+    return [text + (f", {never:,} never ran" if never else "")]
+
+
+def _ago(seconds: float) -> str:
+    return f"{duration(seconds)} ago"

@@ -1,0 +1,54 @@
+"""Staying with batches until they are done, and leaving them without harm."""
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+
+import click
+
+from batchd.cli.client import Client
+from batchd.cli.errors import DONE, FAILED
+from batchd.cli.objects import Batch
+from batchd.cli.options import DEFAULT_URL
+from batchd.cli.progress import Display, make_display
+from batchd.cli.waiting import finished
+
+OnDetach = Callable[[Sequence[str]], None]
+
+
+def watch(
+    client: Client,
+    labels: Mapping[str, str],
+    on_finished: Callable[[Batch, Display], None],
+    on_detach: OnDetach | None = None,
+) -> int:
+    """Show the batches of ``labels`` (id to name) until all are done. The exit code.
+
+    Ctrl-C detaches: the batches go on, and a sentence says how to come back.
+    """
+    left, code = list(labels), DONE
+    try:
+        with make_display(labels) as display:
+            for batch in finished(client, left, display):
+                on_finished(batch, display)
+                left.remove(batch["id"])
+                code = code if batch["status"] == "completed" else FAILED
+    except KeyboardInterrupt:
+        if on_detach:
+            on_detach(left)
+        else:
+            go_on = "the batch goes on" if len(left) == 1 else f"{len(left)} batches go on"
+            click.echo(f"\nDetached; {go_on}. {come_back(client, left)}", err=True)
+        return FAILED
+    return code
+
+
+def come_back(client: Client, batch_ids: Sequence[str]) -> str:
+    """How to find these batches again."""
+    usual = os.environ.get("BATCHD_URL") or DEFAULT_URL
+    url = "" if client.url == usual else f" --url {shlex.quote(client.url)}"
+    results = batch_ids[0] if len(batch_ids) == 1 else "ID"
+    return (
+        f"Come back with:\n  batchd wait {' '.join(batch_ids)}{url}\n"
+        f"  batchd results {results}{url} -o FILE"
+    )

@@ -1,0 +1,266 @@
+"""The settings: each is written once, here, with its default.
+
+``load`` finds and reads the TOML file. Every fault is a ``ConfigError`` of one sentence that names
+the setting. ``config.example.toml`` shows every setting with its default; tests hold it to that.
+Durations are numbers of seconds or strings such as "10m", sizes numbers of bytes or "200MiB".
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from batchd.errors import ConfigError
+
+SYSTEM_FILE = Path("/etc/batchd/config.toml")
+SYSTEM_DIRECTORY = Path("/var/lib/batchd")
+DEFAULT_LISTEN = "127.0.0.1:8400"
+
+# The line index gives a line's length 32 bits.
+LARGEST_UPLOAD = 4 * 1024**3 - 1
+
+_LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\]):\d+")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]+):(?P<port>\d{1,5})")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {
+    "B": 1,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+}
+
+
+class Duration(float):
+    """Seconds; in the file a number or a string such as "90s", "10m", "24h", "30d"."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Duration":
+        if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+            return cls(float(match[1]) * _SECONDS[match[2]])
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12:  # noqa: PLR2004 - keeps out infinity and NaN
+            return cls(value)
+        raise ValueError(f"{value!r} is not a duration (write a number of seconds, or '10m')")
+
+
+class Size(int):
+    """Bytes; in the file a number or a string such as "200MiB"."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Size":
+        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+            return cls(float(match[1]) * _BYTES[match[2]])
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        raise ValueError(f"{value!r} is not a size (write a number of bytes, or '200MiB')")
+
+
+def parse_address(address: str) -> Path | tuple[str, int]:
+    """A listen address: ``host:port`` as a pair, ``unix:/path`` as a path."""
+    if address.startswith("unix:/"):
+        return Path(address.removeprefix("unix:"))
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match["port"]) > 65535:  # noqa: PLR2004 - the largest port
+        raise ValueError(f"listen has {address!r}: write 'host:port' or 'unix:/path'")
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def _at_least(low: int, **settings: float) -> None:
+    for name, value in settings.items():
+        if value < low:
+            raise ValueError(f"{name} must be at least {low}")
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Common settings of every section: immutable, and an unknown key is an error."""
+
+
+class ServerConfig(Section, frozen=True):
+    listen: tuple[str, ...] = (DEFAULT_LISTEN,)
+    max_upload_size: Size = Size(200 * 1024**2)
+    max_uploads: int = 8
+    upload_timeout: Duration = Duration(30)
+    drain: Duration = Duration(25)
+    allowed_hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for address in self.listen:
+            parse_address(address)
+        if self.max_upload_size > LARGEST_UPLOAD:
+            raise ValueError("max_upload_size must be less than 4GiB")
+        _at_least(1, max_uploads=self.max_uploads)
+
+
+class StorageConfig(Section, frozen=True):
+    directory: Path = SYSTEM_DIRECTORY
+    reserve: Size = Size(64 * 1024**2)
+    memory: Size = Size(64 * 1024**2)
+
+
+class BackendConfig(Section, frozen=True):
+    base_url: str
+    name: str = "backend"
+    models: tuple[str, ...] = ("*",)
+    api_key_file: Path | None = None
+    api_key_env: str | None = None
+    max_in_flight: int = 32
+    requests_per_minute: float = 0
+    connect_timeout: Duration = Duration(10)
+    first_byte_timeout: Duration = Duration(600)
+    idle_timeout: Duration = Duration(60)
+    total_timeout: Duration = Duration(900)
+    max_answer_size: Size = Size(32 * 1024**2)
+
+    def __post_init__(self) -> None:
+        if not re.match(r"https?://[^/]+", self.base_url):
+            raise ValueError("base_url must start with http:// or https:// and a host")
+        if self.api_key_file and self.api_key_env:
+            raise ValueError("give api_key_file or api_key_env, not both")
+        _at_least(1, max_in_flight=self.max_in_flight)
+        _at_least(0, requests_per_minute=self.requests_per_minute)
+
+
+class RetriesConfig(Section, frozen=True):
+    fault_limit: int = 5
+    first_delay: Duration = Duration(1)
+    max_delay: Duration = Duration(60)
+
+    def __post_init__(self) -> None:
+        _at_least(1, fault_limit=self.fault_limit)
+
+
+class BatchesConfig(Section, frozen=True):
+    endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+    completion_windows: tuple[str, ...] = ("24h",)
+    max_requests: int = 50_000
+    max_embedding_inputs: int = 50_000
+    mixed_models: bool = True
+    check_models: bool = True
+    finish_grace: Duration = Duration(30)
+
+    def __post_init__(self) -> None:
+        if not self.endpoints or not self.completion_windows:
+            raise ValueError("endpoints and completion_windows must not be empty")
+        for window in self.completion_windows:
+            Duration.parse(window)
+        _at_least(1, max_requests=self.max_requests)
+        if self.max_requests >= 1 << 32:
+            raise ValueError("max_requests must be less than 4294967296")
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """The accepted ``completion_window`` strings and how long each is, in seconds."""
+        return {window: int(Duration.parse(window)) for window in self.completion_windows}
+
+
+class InboxConfig(Section, frozen=True):
+    directory: Path | None = None
+    settle: Duration = Duration(2)
+    rescan_every: Duration = Duration(60)
+
+
+class RetentionConfig(Section, frozen=True):
+    sweep_every: Duration = Duration(60)
+    input_files: Duration = Duration(30 * 86400)
+    orphan_age: Duration = Duration(86400)
+
+
+class AuthConfig(Section, frozen=True):
+    keys_file: Path | None = None
+
+
+class LoggingConfig(Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "journal", "plain", "json"] = "auto"
+
+
+class Config(Section, frozen=True):
+    local: bool = False
+    server: ServerConfig = ServerConfig()
+    storage: StorageConfig = StorageConfig()
+    backends: tuple[BackendConfig, ...] = ()
+    retries: RetriesConfig = RetriesConfig()
+    batches: BatchesConfig = BatchesConfig()
+    inbox: InboxConfig = InboxConfig()
+    retention: RetentionConfig = RetentionConfig()
+    auth: AuthConfig = AuthConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    def __post_init__(self) -> None:
+        if self.local and self.backends:
+            raise ValueError("write either local = true or [[backends]], not both")
+        if len(self.backends) > 1:
+            raise ValueError("this version runs one backend: keep one [[backends]] table")
+        if self.retention.orphan_age <= self.server.upload_timeout:
+            # The sweeper may only remove a temporary file that no upload can still own.
+            raise ValueError("retention.orphan_age must exceed server.upload_timeout")
+        if not self.auth.keys_file:
+            for address in self.server.listen:
+                if not (address.startswith("unix:") or _LOOPBACK.fullmatch(address)):
+                    raise ValueError(
+                        f"server.listen has {address}, which other machines can reach: set "
+                        "auth.keys_file (batchd keys new NAME makes a key)"
+                    )
+
+    def require_backend(self) -> None:
+        """``ConfigError`` unless there is something to send requests to."""
+        if not self.backends and not self.local:
+            raise ConfigError(
+                "no model server is configured: write a [[backends]] table with its base_url in "
+                "the configuration file, or local = true to try batchd with a small built-in model"
+            )
+
+
+def load(path: Path | None, env: Mapping[str, str]) -> Config:
+    """The configuration: ``path``, else ``$BATCHD_CONFIG``, else the system's file, else defaults.
+
+    A user who is not root gets the XDG state directory unless the file names another.
+    """
+    chosen = path or (Path(env["BATCHD_CONFIG"]) if env.get("BATCHD_CONFIG") else None)
+    if chosen is None and SYSTEM_FILE.exists():
+        chosen = SYSTEM_FILE
+    text = _read(chosen) if chosen else ""
+    config = parse(text, str(chosen) if chosen else "the defaults")
+    if os.geteuid() != 0 and config.storage.directory == SYSTEM_DIRECTORY:
+        state = Path(env.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        storage = msgspec.structs.replace(config.storage, directory=state / "batchd")
+        return msgspec.structs.replace(config, storage=storage)
+    return config
+
+
+def parse(text: str, name: str) -> Config:
+    """The configuration in ``text``; ``name`` is what error messages call it."""
+    try:
+        return msgspec.convert(tomllib.loads(text), Config, dec_hook=_dec_hook)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} is not valid TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"the configuration file {path} cannot be read: {reason}") from None
+
+
+def _dec_hook(kind: type, value: object) -> object:
+    if kind is Duration:
+        return Duration.parse(value)
+    if kind is Size:
+        return Size.parse(value)
+    if kind is Path:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{value!r} is not a path")
+        return Path(value)
+    raise NotImplementedError

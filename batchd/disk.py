@@ -1,0 +1,117 @@
+"""The disk, as the parts that must survive a crash use it: the seam a simulation replaces.
+
+Everything here blocks. Coroutines go through ``run``, which a simulated disk answers at once.
+Errors are ``OSError``s; ``is_full`` tells the one kind that is a pause from those that are the end.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Where a hard link cannot be made although both names are ours.
+_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
+_COPY_PIECE = 1 << 20
+
+
+def is_full(error: OSError) -> bool:
+    return error.errno in _FULL
+
+
+class Disk:
+    """The real one."""
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work off the event loop."""
+        return await asyncio.to_thread(work, *args, **kwargs)
+
+    def open_append(self, path: Path) -> int:
+        """A descriptor that appends to ``path``; a new name is on disk when this returns."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
+            self.sync_directory(path.parent)
+            return descriptor
+
+    def open_read(self, path: Path) -> BinaryIO:
+        return path.open("rb")
+
+    def append(self, descriptor: int, data: bytes) -> None:
+        """Write all of ``data``; part of it may be written when this raises."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def sync(self, descriptor: int) -> None:
+        os.fdatasync(descriptor)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        os.ftruncate(descriptor, size)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def size(self, path: Path) -> int | None:
+        """The size of a file; None if there is no such name."""
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def sync_directory(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def make_directory(self, path: Path) -> None:
+        """Create ``path``; its name is on disk when this returns."""
+        path.mkdir(mode=0o750, exist_ok=True)
+        self.sync_directory(path.parent)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file its new name for good: both directories are synced."""
+        old.rename(new)
+        self.sync_directory(new.parent)
+        if old.parent != new.parent:
+            self.sync_directory(old.parent)
+
+    def link_or_copy(self, source: Path, target: Path) -> None:
+        """A second hold on the bytes of ``source``. Replaces what a crash left at ``target``."""
+        target.unlink(missing_ok=True)
+        try:
+            target.hardlink_to(source)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            self._copy(source, target)
+        self.sync_directory(target.parent)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        with source.open("rb") as old, target.open("xb") as new:
+            shutil.copyfileobj(old, new, _COPY_PIECE)
+            new.flush()
+            os.fsync(new.fileno())
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def remove_directory(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    def free(self, path: Path) -> int:
+        """Bytes that may still be written to the filesystem of ``path``."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize

@@ -1,0 +1,162 @@
+"""Brings a batch that sends nothing more to its end.
+
+Drained → error lines for whatever never ran → synced → the one transaction. A crash before the
+transaction leaves a batch that is ``finalizing`` or ``cancelling`` and is finalized again from
+what its ledger then holds; after it, at worst an empty result file, an input hold and an index
+that nobody needs, which the sweeper removes.
+
+``output lines + error lines == total`` is checked, never assumed: if it fails the batch stays
+where it is, and the log and its notes say so.
+"""
+
+import asyncio
+import logging
+
+from batchd.batches import Batches, Closing
+from batchd.engine.bell import Bell
+from batchd.engine.runs import CLOSING, Run, Runs
+from batchd.jsonl import IndexedLines
+from batchd.model import BatchRecord, LineFile
+from batchd.spool import Spool
+from batchd.states import BatchStatus, Event
+from batchd.wire.lines import CANCELLED, EXPIRED, INPUT_LOST, custom_id, never_run_line
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 5.0
+_FILL_LINES = 512
+
+_UNREADABLE = "the input could not be read to the end; lines that did not run ended as server_error"
+_MISCOUNT = "result lines and request lines do not add up ({found} of {total}); see the log"
+
+
+class Finalizer:
+    """Finalizes every batch that is closing and quiet, several at once."""
+
+    def __init__(self, batches: Batches, runs: Runs, spool: Spool, bell: Bell) -> None:
+        self._batches = batches
+        self._runs = runs
+        self._spool = spool
+        self._bell = bell
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Finalize until ``stop``; what has begun is finished."""
+        async with asyncio.TaskGroup() as endings:
+            while not stop.is_set():
+                await self._end_never_started()
+                for run in self._runs:
+                    if run.status in CLOSING and run.is_quiet and not run.is_ending:
+                        run.is_ending = True
+                        endings.create_task(self.end(run), name=f"finalize-{run.id}")
+                await self._bell.wait(at_most=_LOOK_AGAIN)
+
+    async def _end_never_started(self) -> None:
+        """Cancelled before it was validated: no lines, no files."""
+        for batch_id, status in (await self._batches.statuses()).items():
+            if status is BatchStatus.CANCELLING and batch_id not in self._runs:
+                record = await self._batches.find(batch_id)
+                if record is not None and not record.was_validated:
+                    ended = await self._batches.never_started(batch_id, Event.PUBLISHED)
+                    _log_end(ended)
+
+    async def end(self, run: Run) -> None:
+        """Fill in, check, commit, let go."""
+        record = await self._batches.find(run.id)
+        if record is None or record.status not in CLOSING:
+            run.is_ending = False
+            return
+        await self._fill(run, record)
+        ledger = run.ledger
+        found = ledger.counts.completed + ledger.counts.failed + ledger.never_run
+        if found != ledger.total or ledger.missing:
+            log.error(
+                "batch_miscounted", extra={"batch": run.id, "found": found, "total": ledger.total}
+            )
+            await self._batches.add_note(run.id, _MISCOUNT.format(found=found, total=ledger.total))
+            return
+        closing = Closing(
+            counts=ledger.counts,
+            usage=ledger.usage,
+            output_bytes=ledger.end(LineFile.OUTPUT),
+            error_bytes=ledger.end(LineFile.ERROR),
+        )
+        ended = await self._batches.finished(run.id, _event(record, ledger.never_run), closing)
+        if ended is None:
+            run.is_ending = False  # cancelled in between: once more, from its new status
+            self._bell.ring()
+            return
+        await self._let_go(run, record, ended)
+
+    async def _let_go(self, run: Run, record: BatchRecord, ended: BatchRecord) -> None:
+        self._runs.remove(run)
+        _log_end(ended)
+        await self._spool.disk.run(self._remove_rest, record, ended)
+
+    def _remove_rest(self, record: BatchRecord, ended: BatchRecord) -> None:
+        for before, after in (
+            (record.output_file_id, ended.output_file_id),
+            (record.error_file_id, ended.error_file_id),
+        ):
+            if before is not None and after is None:
+                self._spool.disk.remove(self._spool.file(before))
+        self._spool.release(record.id)
+
+    async def _fill(self, run: Run, record: BatchRecord) -> None:
+        """Write an error line for every line without a result."""
+        if not run.ledger.missing:
+            return
+        error = _never_run_error(record)
+        if error is INPUT_LOST:
+            await self._batches.add_note(run.id, _UNREADABLE)
+        group: list[int] = []
+        for index in range(run.ledger.total):
+            if not run.ledger.is_done(index):
+                group.append(index)
+            if len(group) == _FILL_LINES or (group and index == run.ledger.total - 1):
+                work = self._spool.disk.run(_never_run_lines, run.tag, run.lines, group, error)
+                await run.ledger.append_never_run(await work)
+                group = []
+
+
+def _never_run_lines(
+    tag: bytes, lines: IndexedLines | None, group: list[int], error: bytes
+) -> list[tuple[int, bytes]]:
+    return [(index, never_run_line(tag, index, _name(lines, index), error)) for index in group]
+
+
+def _name(lines: IndexedLines | None, index: int) -> str:
+    """A line's ``custom_id``; empty if the input is lost, for then nobody knows it."""
+    try:
+        return custom_id(lines.read(index)) if lines is not None else ""
+    except (OSError, EOFError, ValueError):
+        return ""
+
+
+def _window_closed(record: BatchRecord) -> bool:
+    return record.finalizing_at is not None and record.finalizing_at >= record.expires_at
+
+
+def _never_run_error(record: BatchRecord) -> bytes:
+    if record.status is BatchStatus.CANCELLING:
+        return CANCELLED
+    return EXPIRED if _window_closed(record) else INPUT_LOST
+
+
+def _event(record: BatchRecord, never_run: int) -> Event:
+    if record.status is BatchStatus.FINALIZING and never_run and _window_closed(record):
+        return Event.PUBLISHED_LATE
+    return Event.PUBLISHED
+
+
+def _log_end(record: BatchRecord | None) -> None:
+    if record is not None:
+        log.info(
+            "batch_finished",
+            extra={
+                "batch": record.id,
+                "status": record.status.value,
+                "total": record.counts.total,
+                "completed": record.counts.completed,
+                "failed": record.counts.failed,
+            },
+        )

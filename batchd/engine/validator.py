@@ -1,0 +1,145 @@
+"""Moves batches out of ``validating``: to ``in_progress``, or to ``failed`` with every fault.
+
+The input hold comes first (a hard link), then the inspection, then one transaction that also
+requires the file's row to be live still. A crash before it leaves a hold and an index that the
+next start writes anew. Nothing is sent unless the whole file is valid.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from batchd.backends.backend import KnownModels
+from batchd.batches import Batches, missing_input
+from batchd.config import BatchesConfig
+from batchd.engine.bell import Bell
+from batchd.engine.inspection import Inspection, Rules, Stopped, Verdict
+from batchd.errors import InvalidRequest
+from batchd.files import Files
+from batchd.model import BatchRecord
+from batchd.spool import Spool
+from batchd.states import BatchStatus
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 5.0
+_AT_ONCE = 4
+
+
+class Models(Protocol):
+    """Who knows the models that lines may name."""
+
+    async def known_models(self) -> KnownModels | None: ...
+
+
+class Validator:
+    """Validates several batches at once, so that a small one need not wait for a large one."""
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        batches: Batches,
+        files: Files,
+        spool: Spool,
+        models: Models,
+        config: BatchesConfig,
+        bell: Bell,
+    ) -> None:
+        self._batches = batches
+        self._files = files
+        self._spool = spool
+        self._models = models
+        self._config = config
+        self._bell = bell
+        self._running: dict[str, Inspection | None] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Validate until ``stop``; an inspection under way is then given up."""
+        async with asyncio.TaskGroup() as validations:
+            while not stop.is_set():
+                statuses = await self._batches.statuses()
+                self._stop_unwanted(statuses)
+                for batch_id, status in statuses.items():
+                    if len(self._running) >= _AT_ONCE:
+                        break
+                    if status is BatchStatus.VALIDATING and batch_id not in self._running:
+                        self._running[batch_id] = None
+                        validations.create_task(
+                            self._validate(batch_id), name=f"validate-{batch_id}"
+                        )
+                await self._bell.wait(at_most=_LOOK_AGAIN)
+            for inspection in self._running.values():
+                if inspection is not None:
+                    inspection.stop()
+
+    def _stop_unwanted(self, statuses: dict[str, BatchStatus]) -> None:
+        for batch_id, inspection in self._running.items():
+            if inspection is not None and statuses.get(batch_id) is not BatchStatus.VALIDATING:
+                inspection.stop()
+
+    async def _validate(self, batch_id: str) -> None:
+        try:
+            record = await self._batches.find(batch_id)
+            if record is not None and record.status is BatchStatus.VALIDATING:
+                await self._validate_record(record)
+        except Stopped:
+            await self._spool.disk.run(self._spool.release, batch_id)
+        finally:
+            del self._running[batch_id]
+            self._bell.ring()
+
+    async def _validate_record(self, record: BatchRecord) -> None:
+        if not await self._take_hold(record):
+            self._log(await self._batches.rejected(record.id, [missing_input(record)]))
+            return
+        verdict = await self._inspect(record)
+        if verdict.errors:
+            ended = await self._batches.rejected(record.id, verdict.errors)
+        else:
+            ended = await self._batches.validated(
+                record.id, total=verdict.total, model=verdict.model
+            )
+        self._log(ended)
+        if ended is None or ended.status is BatchStatus.FAILED:
+            await self._spool.disk.run(self._spool.release, record.id)
+
+    async def _take_hold(self, record: BatchRecord) -> bool:
+        """Link the input, if this owner has such a file."""
+        try:
+            await self._files.get(record.owner, record.input_file_id)
+            await self._spool.disk.run(self._spool.hold, record.input_file_id, record.id)
+        except (InvalidRequest, FileNotFoundError):
+            return False
+        return True
+
+    async def _inspect(self, record: BatchRecord) -> Verdict:
+        config = self._config
+        inspection = Inspection(
+            self._spool.input(record.id),
+            self._spool.index(record.id),
+            self._spool.scratch(record.id),
+            Rules(
+                endpoint=record.endpoint,
+                max_requests=config.max_requests,
+                max_embedding_inputs=config.max_embedding_inputs,
+                mixed_models=config.mixed_models,
+            ),
+            await self._models.known_models() if config.check_models else None,
+        )
+        self._running[record.id] = inspection
+        disk = self._spool.disk
+        await disk.run(disk.remove_directory, self._spool.scratch(record.id))
+        verdict = await disk.run(inspection.judge)
+        await disk.run(disk.remove_directory, self._spool.scratch(record.id))
+        await disk.run(disk.sync_directory, self._spool.index(record.id).parent)
+        return verdict
+
+    def _log(self, record: BatchRecord | None) -> None:
+        if record is not None:
+            log.info(
+                "batch_validated",
+                extra={
+                    "batch": record.id,
+                    "status": record.status.value,
+                    "total": record.counts.total,
+                },
+            )

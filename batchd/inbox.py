@@ -1,0 +1,5 @@
+"""placeholder until the inbox module is written"""
+
+
+class Inbox:
+    pass

@@ -1,0 +1,230 @@
+"""The result files of an unfinished batch, while they grow: what became of each line.
+
+The output and the error file are the log. A line is *done* (in the bitmap, the counts and the
+usage) only when the writer says that it is on disk. Which lines are done, and everything counted,
+can be read back from the two files at any time:
+
+    state on disk                                after a crash
+    no file                                      no line done; the file is made at the first append
+    whole lines, each with its checksum          all done
+    … and a torn tail behind the last known end  the tail is cut, silently: it was never counted
+    a bad line with good ones behind it, or      damage: the file is kept beside as *.damaged, every
+      fewer good bytes than were known good      line that verifies is copied, the rest run again
+    good lines not yet synced (kill -9)          synced before they are believed
+
+``recover`` is that reading; it is idempotent. When a sync has failed before, the page cache is not
+believed at all: what verifies is copied to a new file.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from batchd.disk import Disk
+from batchd.jsonl import lines
+from batchd.model import NO_USAGE, Counts, LineFile, Usage
+from batchd.wire.lines import check_result_line, is_never_run, result_usage
+from batchd.writer import LedgerFile, Writer
+
+_COPY_GROUP = 1 << 20
+
+
+class Bitmap:
+    """One bit a line."""
+
+    def __init__(self, size: int) -> None:
+        self._bits = bytearray((size + 7) // 8)
+        self.size = size
+        self.count = 0
+
+    def __contains__(self, index: int) -> bool:
+        return bool(self._bits[index >> 3] & (1 << (index & 7)))
+
+    def add(self, index: int) -> bool:
+        """Set a bit, and say whether it is new."""
+        if index in self:
+            return False
+        self._bits[index >> 3] |= 1 << (index & 7)
+        self.count += 1
+        return True
+
+
+class Ledger:
+    """What became of each line of one batch. Lives on the loop; the writer does the writing."""
+
+    def __init__(
+        self, writer: Writer, files: dict[LineFile, LedgerFile], done: Bitmap, found: "Tally"
+    ) -> None:
+        self._writer = writer
+        self._files = files
+        self._done = done
+        self._tally = found
+
+    @property
+    def total(self) -> int:
+        return self._done.size
+
+    @property
+    def missing(self) -> int:
+        """Lines without a durable result."""
+        return self._done.size - self._done.count
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.total, self._tally.completed, self._tally.failed)
+
+    @property
+    def never_run(self) -> int:
+        return self._tally.never_run
+
+    @property
+    def usage(self) -> Usage:
+        return self._tally.usage
+
+    def is_done(self, index: int) -> bool:
+        return index in self._done
+
+    def end(self, which: LineFile) -> int:
+        """The size of a result file, all of it durable."""
+        return self._files[which].end
+
+    def append(
+        self, which: LineFile, index: int, line: bytes, usage: Usage, then: Callable[[], None]
+    ) -> None:
+        """Write down the result of a line that ran; ``then`` is called when it is durable."""
+
+        def durable() -> None:
+            if self._done.add(index):
+                self._tally.count(which, usage)
+            then()
+
+        self._writer.submit(self._files[which], line, durable)
+
+    async def append_never_run(self, results: list[tuple[int, bytes]]) -> None:
+        """Write down error lines for lines that were not executed, and wait until durable."""
+        await self._writer.append(
+            self._files[LineFile.ERROR], b"".join(line for _, line in results)
+        )
+        for index, _ in results:
+            if self._done.add(index):
+                self._tally.never_run += 1
+
+    def close(self) -> None:
+        for file in self._files.values():
+            self._writer.forget(file)
+
+
+class Tally:
+    """What the done lines add up to."""
+
+    def __init__(self) -> None:
+        self.completed = 0
+        self.failed = 0
+        self.never_run = 0
+        self.usage = NO_USAGE
+
+    def count(self, which: LineFile, usage: Usage) -> None:
+        if which is LineFile.OUTPUT:
+            self.completed += 1
+            if usage is not NO_USAGE:
+                self.usage += usage
+        else:
+            self.failed += 1
+
+    @property
+    def lines(self) -> int:
+        return self.completed + self.failed + self.never_run
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """One result file after recovery: ``end`` bytes of it are good and synced."""
+
+    end: int
+    damaged: bool
+
+
+def recover(  # noqa: PLR0913 - what identifies a ledger file, and what to add its lines to
+    disk: Disk,
+    path: Path,
+    which: LineFile,
+    *,
+    tag: bytes,
+    known_end: int,
+    distrust: bool,
+    done: Bitmap,
+    tally: Tally,
+) -> Recovered:
+    """Read one result file back, mend it, and add its lines to ``done`` and ``tally``. Blocks.
+
+    ``known_end``: the offset up to which the file was once known to be good. ``distrust``: a sync
+    has failed since the last start.
+    """
+    size = disk.size(path)
+    if size is None:
+        return Recovered(0, damaged=known_end > 0)
+    good_spans = _scan(disk, path, which, tag, done, tally)
+    end = good_spans[0][1] if good_spans and good_spans[0][0] == 0 else 0
+    damaged = len(good_spans) > 1 or end < known_end or (end == 0 and bool(good_spans))
+    if damaged or distrust:
+        return Recovered(_salvage(disk, path, good_spans, keep=damaged), damaged)
+    descriptor = disk.open_append(path)
+    try:
+        if end < size:
+            disk.truncate(descriptor, end)
+        # What a killed process left may be in the page cache only.
+        disk.sync(descriptor)
+    finally:
+        disk.close(descriptor)
+    return Recovered(end, damaged=False)
+
+
+def _scan(
+    disk: Disk, path: Path, which: LineFile, tag: bytes, done: Bitmap, tally: Tally
+) -> list[tuple[int, int]]:
+    """Accept every line that verifies; the spans of bytes they stand in."""
+    spans: list[tuple[int, int]] = []
+    with disk.open_read(path) as file:
+        for offset, line in lines(file):
+            index = check_result_line(tag, line)
+            if index is None or index >= done.size or not done.add(index):
+                continue
+            _count(which, line, tally)
+            if spans and spans[-1][1] == offset:
+                spans[-1] = (spans[-1][0], offset + len(line))
+            else:
+                spans.append((offset, offset + len(line)))
+    return spans
+
+
+def _count(which: LineFile, line: bytes, tally: Tally) -> None:
+    if which is LineFile.OUTPUT:
+        tally.count(which, result_usage(line))
+    elif is_never_run(line):
+        tally.never_run += 1
+    else:
+        tally.count(which, NO_USAGE)
+
+
+def _salvage(disk: Disk, path: Path, spans: list[tuple[int, int]], *, keep: bool) -> int:
+    """Copy what verifies to a new file that takes the name; the old stays as ``*.damaged``."""
+    fresh = path.with_name(path.name + ".salvage")
+    disk.remove(fresh)
+    descriptor = disk.open_append(fresh)
+    size = 0
+    try:
+        with disk.open_read(path) as old:
+            for start, end in spans:
+                old.seek(start)
+                while start < end:
+                    data = old.read(min(_COPY_GROUP, end - start))
+                    disk.append(descriptor, data)
+                    start += len(data)
+                    size += len(data)
+        disk.sync(descriptor)
+    finally:
+        disk.close(descriptor)
+    if keep:
+        disk.rename(path, path.with_name(path.name + ".damaged"))
+    disk.rename(fresh, path)
+    return size

@@ -1,0 +1,157 @@
+"""Table ``batch``. Structured columns are JSON text; a status moves only from a known old one."""
+
+from collections.abc import Mapping
+
+import aiosqlite
+import msgspec
+
+from batchd.model import BatchRecord, Counts, LineError, Usage
+from batchd.states import BatchStatus
+from batchd.store.database import Database, Row
+
+INSERT = """
+INSERT INTO batch (id, owner, status, endpoint, model, input_file_id, completion_window, metadata,
+    output_expires_after, created_at, expires_at, counts, usage, output_file_id, error_file_id,
+    priority, parent_id, source)
+VALUES (:id, :owner, :status, :endpoint, :model, :input_file_id, :completion_window, :metadata,
+    :output_expires_after, :created_at, :expires_at, :counts, :usage, :output_file_id,
+    :error_file_id, :priority, :parent_id, :source)
+"""
+GET = "SELECT * FROM batch WHERE id = :id AND owner = :owner"
+FIND = "SELECT * FROM batch WHERE id = :id"
+LIST = """
+SELECT * FROM batch WHERE owner = :owner AND (:after IS NULL OR seq < :after)
+ORDER BY seq DESC LIMIT :limit
+"""
+SEQ_OF = "SELECT seq FROM batch WHERE id = :id AND owner = :owner"
+UNFINISHED = """
+SELECT * FROM batch
+WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') ORDER BY seq
+"""
+STATUSES = """
+SELECT id, status FROM batch
+WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') ORDER BY seq
+"""
+OWNS_FILE = """
+SELECT 1 AS found FROM batch
+WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
+  AND (output_file_id = :file_id OR error_file_id = :file_id)
+"""
+# The old status is part of the condition, so that two writers cannot both win.
+UPDATE = """
+UPDATE batch SET status = :status, model = :model, in_progress_at = :in_progress_at,
+    finalizing_at = :finalizing_at, completed_at = :completed_at, failed_at = :failed_at,
+    expired_at = :expired_at, cancelling_at = :cancelling_at, cancelled_at = :cancelled_at,
+    errors = :errors, counts = :counts, usage = :usage, output_file_id = :output_file_id,
+    error_file_id = :error_file_id, output_end = :output_end, error_end = :error_end,
+    notes = :notes
+WHERE id = :id AND status = :old_status
+"""
+CHECKPOINT = """
+UPDATE batch SET counts = :counts, usage = :usage, output_end = :output_end, error_end = :error_end
+WHERE id = :id AND status IN ('in_progress', 'finalizing', 'cancelling')
+"""
+ADD_NOTE = "UPDATE batch SET notes = json_insert(notes, '$[#]', :note) WHERE id = :id"
+
+_JSON: Mapping[str, object] = {
+    "metadata": dict[str, str] | None,
+    "errors": list[LineError] | None,
+    "counts": Counts,
+    "usage": Usage,
+    "notes": list[str],
+}
+
+
+async def insert(tx: aiosqlite.Connection, record: BatchRecord) -> None:
+    await tx.execute(INSERT, _params(record))
+
+
+async def update(tx: aiosqlite.Connection, old_status: BatchStatus, record: BatchRecord) -> bool:
+    """Write ``record`` over its row, and say whether the row was still ``old_status``."""
+    cursor = await tx.execute(UPDATE, {**_params(record), "old_status": old_status})
+    return cursor.rowcount == 1
+
+
+async def checkpoint(  # noqa: PLR0913 - one row's cached columns
+    tx: aiosqlite.Connection,
+    batch_id: str,
+    *,
+    counts: Counts,
+    usage: Usage,
+    output_end: int,
+    error_end: int,
+) -> None:
+    """Remember how far an unfinished batch's ledger is known to be good."""
+    await tx.execute(
+        CHECKPOINT,
+        {
+            "id": batch_id,
+            "counts": _json(counts),
+            "usage": _json(usage),
+            "output_end": output_end,
+            "error_end": error_end,
+        },
+    )
+
+
+async def add_note(tx: aiosqlite.Connection, batch_id: str, note: str) -> None:
+    await tx.execute(ADD_NOTE, {"id": batch_id, "note": note})
+
+
+async def current(tx: aiosqlite.Connection, batch_id: str) -> BatchRecord | None:
+    """The row as this transaction sees it, whoever owns it."""
+    rows = [dict(row) for row in await tx.execute_fetchall(FIND, {"id": batch_id})]
+    return _record(rows[0]) if rows else None
+
+
+async def get(db: Database, owner: str, batch_id: str) -> BatchRecord | None:
+    row = await db.row(GET, {"id": batch_id, "owner": owner})
+    return _record(row) if row else None
+
+
+async def find(db: Database, batch_id: str) -> BatchRecord | None:
+    """The row, whoever owns it: for the engine."""
+    row = await db.row(FIND, {"id": batch_id})
+    return _record(row) if row else None
+
+
+async def page(db: Database, owner: str, *, after: int | None, limit: int) -> list[BatchRecord]:
+    """Up to ``limit`` batches, newest first, behind the sequence number ``after``."""
+    rows = await db.rows(LIST, {"owner": owner, "after": after, "limit": limit})
+    return [_record(row) for row in rows]
+
+
+async def seq_of(db: Database, owner: str, batch_id: str) -> int | None:
+    row = await db.row(SEQ_OF, {"id": batch_id, "owner": owner})
+    return msgspec.convert(row["seq"], int) if row else None
+
+
+async def unfinished(db: Database) -> list[BatchRecord]:
+    """Every batch that is not terminal, oldest first."""
+    return [_record(row) for row in await db.rows(UNFINISHED, {})]
+
+
+async def statuses(db: Database) -> dict[str, BatchStatus]:
+    """The status of every batch that is not terminal, oldest first."""
+    return {str(row["id"]): BatchStatus(str(row["status"])) for row in await db.rows(STATUSES, {})}
+
+
+async def owns_file(db: Database, file_id: str) -> bool:
+    return await db.row(OWNS_FILE, {"file_id": file_id}) is not None
+
+
+def _params(record: BatchRecord) -> dict[str, object]:
+    params = msgspec.structs.asdict(record)
+    return {name: _json(value) if name in _JSON else value for name, value in params.items()}
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def _record(row: Row) -> BatchRecord:
+    for name, kind in _JSON.items():
+        text = row[name]
+        if text is not None:
+            row[name] = msgspec.json.decode(str(text), type=kind)
+    return msgspec.convert(row, BatchRecord)

@@ -1,0 +1,124 @@
+"""One pass now and then that removes what has expired and what is orphaned.
+
+Expired: files past ``expires_at``, and batches whose window has ended (they are told so; what
+follows is the engine's). Orphans: bytes that no row and no unfinished batch names, old enough to be
+nobody's. The clock on the wall may jump: after a jump nothing expires until the next look agrees.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from batchd.batches import Batches
+from batchd.engine.bell import Bell
+from batchd.files import Files
+from batchd.model import BatchRecord
+from batchd.spool import Spool
+from batchd.states import BatchStatus, Event
+
+log = logging.getLogger(__name__)
+
+_JUMP = 60.0  # seconds by which the wall clock may differ from the monotonic one between two looks
+_LEDGER_SUFFIXES = (".damaged", ".salvage")
+
+
+class Sweeper:
+    """Sweeps on a timer, and looks at the windows' ends when they are due."""
+
+    def __init__(  # noqa: PLR0913 - its parts, its times, and the clock from outside
+        self,
+        batches: Batches,
+        files: Files,
+        spool: Spool,
+        bell: Bell,
+        *,
+        sweep_every: float,
+        orphan_age: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._batches = batches
+        self._files = files
+        self._spool = spool
+        self._bell = bell
+        self._sweep_every = sweep_every
+        self._orphan_age = orphan_age
+        self._now = now
+        self._last: tuple[float, float] | None = None
+        self._next_sweep = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look and sweep until ``stop``."""
+        while not stop.is_set():
+            next_end = await self.look()
+            await self._bell.wait(at_most=min(self._sweep_every, max(next_end, 0.05)))
+
+    async def look(self) -> float:
+        """Close the windows that have ended, sweep if it is time; seconds to the next window's end."""
+        monotonic = asyncio.get_running_loop().time()
+        if self._clock_jumped(monotonic):
+            return self._sweep_every
+        unfinished = await self._batches.unfinished()
+        await self._close_windows(unfinished)
+        if monotonic >= self._next_sweep:
+            self._next_sweep = monotonic + self._sweep_every
+            await self.sweep(unfinished)
+        waiting = [batch.expires_at for batch in unfinished if batch.expires_at > self._now()]
+        return min(waiting, default=self._now() + self._sweep_every) - self._now()
+
+    def _clock_jumped(self, monotonic: float) -> bool:
+        now = self._now()
+        last, self._last = self._last, (now, monotonic)
+        if last is None:
+            return False
+        jump = (now - last[0]) - (monotonic - last[1])
+        if abs(jump) > _JUMP:
+            log.warning("clock_jumped", extra={"seconds": round(jump)})
+            return True
+        return False
+
+    async def _close_windows(self, unfinished: Iterable[BatchRecord]) -> None:
+        now = self._now()
+        for batch in unfinished:
+            if batch.expires_at > now:
+                continue
+            moved = None
+            if batch.status is BatchStatus.VALIDATING:
+                moved = await self._batches.never_started(batch.id, Event.WINDOW_CLOSED)
+            elif batch.status is BatchStatus.IN_PROGRESS:
+                moved = await self._batches.advance(batch.id, Event.WINDOW_CLOSED)
+            if moved is not None:
+                log.info("window_closed", extra={"batch": batch.id})
+
+    async def sweep(self, unfinished: Iterable[BatchRecord]) -> None:
+        """Remove expired files and orphans."""
+        expired = await self._files.remove_expired()
+        orphans = await self._remove_orphans(unfinished)
+        if expired or orphans:
+            log.info("swept", extra={"expired_files": expired, "orphans": orphans})
+
+    async def _remove_orphans(self, unfinished: Iterable[BatchRecord]) -> int:
+        disk = self._spool.disk
+        before = self._now() - self._orphan_age
+        incoming, files, batches = await disk.run(self._spool.strays, before)
+        running = {batch.id for batch in unfinished}
+        removed = len(incoming)
+        for path in incoming:
+            await disk.run(disk.remove, path)
+        for name in files:
+            if await self._is_orphan(name):
+                await disk.run(disk.remove, self._spool.file(name))
+                removed += 1
+        for batch_id in batches:
+            if batch_id not in running and not await self._is_unfinished(batch_id):
+                await disk.run(self._spool.release, batch_id)
+                removed += 1
+        return removed
+
+    async def _is_orphan(self, name: str) -> bool:
+        if name.endswith(_LEDGER_SUFFIXES):
+            return True
+        return await self._files.is_orphan(name) and not await self._batches.owns_file(name)
+
+    async def _is_unfinished(self, batch_id: str) -> bool:
+        record = await self._batches.find(batch_id)
+        return record is not None and not record.is_terminal

@@ -1,0 +1,241 @@
+"""The one thread that writes all ledgers, and its group commit.
+
+The loop queues (file, bytes, receipt); the thread takes whatever is queued, appends it, syncs each
+touched file, and hands the whole group of receipts back to the loop at once. A receipt means: on
+disk. There is no timer; what arrives during one sync is the next group.
+
+A full disk is a pause: the file is cut back to its last good end before anything else is appended,
+the bytes stay in memory, and the group is tried again when there is room. Any other error is the
+end: an unsynced page may be marked clean, so nothing is retried and ``on_fatal`` ends the process.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from batchd.disk import Disk, is_full
+
+log = logging.getLogger(__name__)
+
+_OPEN_FILES = 64
+_SYNC_THREADS = 4
+_FULL_RETRY = 1.0
+
+
+class LedgerFile:
+    """One growing file. ``end`` is the offset up to which it is good; the writer's to change."""
+
+    def __init__(self, path: Path, end: int) -> None:
+        self.path = path
+        self.end = end
+
+
+Receipt = Callable[[], None]
+Entry = tuple[LedgerFile, bytes, Receipt]
+
+
+class DiskFull(Exception):
+    """No room for this group; the file was cut back to its last good end."""
+
+
+class Appender:
+    """Appends groups durably, keeping the files used last open. Blocks; one thread uses it."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._open: OrderedDict[LedgerFile, int] = OrderedDict()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def append(self, file: LedgerFile, data: bytes) -> int:
+        """Write ``data`` behind the file's end and return the descriptor, not yet synced."""
+        descriptor = self._descriptor(file)
+        try:
+            self._disk.append(descriptor, data)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._disk.truncate(descriptor, file.end)
+            raise DiskFull from error
+        return descriptor
+
+    def commit(self, group: Sequence[Entry]) -> None:
+        """Make a group durable; then every file's ``end`` is behind it.
+
+        ``DiskFull``: nothing of the group counts, and every touched file is back at its end.
+        """
+        pieces: dict[LedgerFile, list[bytes]] = {}
+        for file, data, _ in group:
+            pieces.setdefault(file, []).append(data)
+        written: dict[LedgerFile, tuple[int, int]] = {}
+        try:
+            for file, parts in pieces.items():
+                data = b"".join(parts)
+                written[file] = (self.append(file, data), len(data))
+        except DiskFull:
+            for file, (descriptor, _) in written.items():
+                self._disk.truncate(descriptor, file.end)
+            raise
+        self._sync([descriptor for descriptor, _ in written.values()])
+        for file, (_, size) in written.items():
+            file.end += size
+        self._evict()
+
+    def _sync(self, descriptors: list[int]) -> None:
+        if len(descriptors) == 1:
+            self._disk.sync(descriptors[0])
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="ledger-sync")
+        for _ in self._pool.map(self._disk.sync, descriptors):
+            pass
+
+    def _descriptor(self, file: LedgerFile) -> int:
+        if file not in self._open:
+            self._open[file] = self._disk.open_append(file.path)
+        self._open.move_to_end(file)
+        return self._open[file]
+
+    def _evict(self) -> None:
+        # Only after a sync: a descriptor closed before could hide its write error.
+        while len(self._open) > _OPEN_FILES:
+            _, descriptor = self._open.popitem(last=False)
+            self._disk.close(descriptor)
+
+    def forget(self, file: LedgerFile) -> None:
+        descriptor = self._open.pop(file, None)
+        if descriptor is not None:
+            self._disk.close(descriptor)
+
+    def close(self) -> None:
+        for file in list(self._open):
+            self.forget(file)
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+class Writer:
+    """The thread around an ``Appender``. All methods are called on the loop."""
+
+    def __init__(
+        self, disk: Disk, directory: Path, reserve: int, on_fatal: Callable[[str], None]
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._reserve = reserve
+        self._on_fatal = on_fatal
+        self._queue: list[Entry] = []
+        self._closed_files: list[LedgerFile] = []
+        self._more = threading.Condition()
+        self._stopping = False
+        self._full = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk is full and results wait in memory for room."""
+        return self._full.is_set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator["Writer"]:
+        """The thread runs inside; leaving waits until all that was queued is on disk."""
+        self._loop = asyncio.get_running_loop()
+        thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            with self._more:
+                self._stopping = True
+                self._more.notify()
+            await asyncio.to_thread(thread.join)
+
+    def submit(self, file: LedgerFile, data: bytes, receipt: Receipt) -> None:
+        """Queue an append; ``receipt`` is called on the loop once it is on disk."""
+        with self._more:
+            self._queue.append((file, data, receipt))
+            self._more.notify()
+
+    def forget(self, file: LedgerFile) -> None:
+        """Close a file that gets no more lines."""
+        with self._more:
+            self._closed_files.append(file)
+            self._more.notify()
+
+    async def append(self, file: LedgerFile, data: bytes) -> None:
+        """Queue an append and wait until it is on disk."""
+        done = asyncio.get_running_loop().create_future()
+
+        def receipt() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        self.submit(file, data, receipt)
+        await done
+
+    def _run(self) -> None:
+        appender = Appender(self._disk)
+        try:
+            while group_or_end := self._take(appender):
+                self._commit(appender, group_or_end)
+        except OSError as error:
+            self._die(error)
+        finally:
+            appender.close()
+
+    def _take(self, appender: Appender) -> list[Entry] | None:
+        with self._more:
+            while not self._queue:
+                while self._closed_files:
+                    appender.forget(self._closed_files.pop())
+                if self._stopping:
+                    return None
+                self._more.wait()
+            group, self._queue = self._queue, []
+            return group
+
+    def _commit(self, appender: Appender, group: list[Entry]) -> None:
+        while True:
+            try:
+                appender.commit(group)
+            except DiskFull:
+                if not self._wait_for_room():
+                    return
+            else:
+                self._full.clear()
+                self._hand_back(group)
+                return
+
+    def _wait_for_room(self) -> bool:
+        """Pause until there is more room than the reserve; False if the daemon stops first."""
+        if not self._full.is_set():
+            self._full.set()
+            log.error("disk_full", extra={"directory": str(self._directory)})
+        while True:
+            with self._more:
+                if self._stopping:
+                    return False
+                self._more.wait(_FULL_RETRY)
+            if self._disk.free(self._directory) > self._reserve:
+                return True
+
+    def _hand_back(self, group: list[Entry]) -> None:
+        def deliver() -> None:
+            for _, _, receipt in group:
+                receipt()
+
+        self._call(deliver)
+
+    def _die(self, error: OSError) -> None:
+        log.critical("ledger_write_failed", extra={"reason": error.strerror})
+        self._call(lambda: self._on_fatal(f"a ledger could not be written: {error.strerror}"))
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        if self._loop is not None:
+            # The loop may be gone when the process ends during a sync.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback)

@@ -1,0 +1,158 @@
+"""The command line as a process: signals, terminals, pipes, a daemon that restarts."""
+
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.fake_api import COMPLETED, RUNNING, FakeApi, serving
+
+LIMIT = 15.0
+LINE = '{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{}}\n'
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(LINE)
+    return path
+
+
+class Shell:
+    """One `batchd` at the other end of a terminal or a pipe."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", terminal: int) -> None:
+        self.process = process
+        self.seen = ""
+        self._terminal = terminal
+
+    def until(self, text: str) -> None:
+        """Read what is shown until ``text`` was."""
+        deadline = time.monotonic() + LIMIT
+        while text not in self.seen:
+            ready, _, _ = select.select([self._terminal], [], [], deadline - time.monotonic())
+            assert ready, f"{text!r} was not shown, but: {self.seen}"
+            self.seen += os.read(self._terminal, 65536).decode()
+
+    def to_the_end(self) -> None:
+        while piece := os.read(self._terminal, 65536):
+            self.seen += piece.decode()
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def code(self) -> int:
+        return self.process.wait(LIMIT)
+
+
+@contextmanager
+def shell(
+    url: str, *args: str | Path, stdout: int | None = None, terminal: bool = True
+) -> Generator[Shell]:
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    env = os.environ | {"BATCHD_URL": url, "TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "batchd", *map(str, args)]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdin=subprocess.DEVNULL, stdout=stdout or theirs, stderr=theirs, env=env
+    ) as process:
+        os.close(theirs)
+        try:
+            yield Shell(process, ours)
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def test_ctrl_c_detaches_and_says_how_to_come_back(prompts: Path) -> None:
+    api = FakeApi()
+    api.steps = [RUNNING]
+    with serving(api) as url, shell(url, "submit", prompts, "--wait") as batchd:
+        batchd.until("25 %")
+        batchd.interrupt()
+        batchd.until("batchd results batch_1")
+        assert batchd.code() == 1
+        assert "Detached; the batch goes on." in batchd.seen
+        assert "batchd wait batch_1" in batchd.seen
+        assert "Traceback" not in batchd.seen
+    assert ("POST", "/v1/batches/batch_1/cancel") not in api.requests
+    assert list(prompts.parent.iterdir()) == [prompts]
+
+
+def test_a_terminal_gets_a_bar_and_a_file_gets_the_answers(prompts: Path, tmp_path: Path) -> None:
+    api = FakeApi()
+    api.steps = [RUNNING, RUNNING, COMPLETED]
+    out = tmp_path / "out"
+    with serving(api) as url, out.open("wb") as file:
+        stdout = file.fileno()
+        with shell(url, "submit", prompts, "--wait", "-o", "-", stdout=stdout) as batchd:
+            batchd.until("3 of 4 lines answered, 1 failed")
+            assert batchd.code() == 0
+            assert "━" in batchd.seen
+    assert out.read_bytes() == api.contents["file-out"]
+
+
+def test_a_daemon_that_restarts_is_waited_for(prompts: Path) -> None:
+    api = FakeApi()
+    api.steps = [RUNNING]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    running = serving(api, port)
+    running.__enter__()
+    with shell(url, "submit", prompts, "--wait", terminal=False) as batchd:
+        batchd.until("in_progress 1 of 4 lines")
+        running.__exit__(None, None, None)
+        batchd.until("waiting for batchd: batchd cannot be reached")
+        api.steps = [COMPLETED]
+        with serving(api, port):
+            batchd.until("batchd answers again")
+            batchd.until("completed: 3 of 4 lines answered")
+            assert batchd.code() == 0
+
+
+def test_a_large_upload_shows_how_far_it_is(prompts: Path) -> None:
+    prompts.write_text(LINE * 80_000)
+    api = FakeApi()
+    with serving(api) as url, shell(url, "submit", prompts) as batchd:
+        batchd.until("Come back with")
+        assert batchd.code() == 0
+        assert "uploading prompts.jsonl" in batchd.seen
+    assert api.contents["file-1"] == prompts.read_bytes()
+
+
+@pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["--help"]])
+def test_a_reader_that_leaves_is_no_traceback(command: list[str]) -> None:
+    api = FakeApi()
+    for _ in range(3000):
+        api.add_batch({"endpoint": "/v1/x", "input_file_id": "f", "completion_window": "24h"})
+    ours, theirs = os.pipe()
+    os.close(ours)
+    more = ["--limit", "3000"] if command == ["list"] else []
+    with (
+        serving(api) as url,
+        shell(url, *command, *more, stdout=theirs, terminal=False) as batchd,
+    ):
+        os.close(theirs)
+        assert batchd.code() == 1
+        batchd.to_the_end()
+    assert "Traceback" not in batchd.seen
+    assert "Exception" not in batchd.seen
+
+
+def test_text_for_people_survives_a_plain_locale() -> None:
+    api = FakeApi()
+    api.add_file("naïve—名.jsonl", b"")
+    with serving(api) as url:
+        env = {"PATH": os.environ["PATH"], "BATCHD_URL": url, "PYTHONIOENCODING": "latin-1"}
+        command = [sys.executable, "-m", "batchd", "files", "list"]
+        done = subprocess.run(command, env=env, capture_output=True, timeout=LIMIT, check=True)  # noqa: S603 - our own program
+    assert "naïve??.jsonl".encode("latin-1") in done.stdout

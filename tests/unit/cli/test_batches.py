@@ -1,0 +1,159 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fake_api import ALL_FAILED, COMPLETED, FAILED, RUNNING, FakeApi
+
+ASKED = {"endpoint": "/v1/embeddings", "input_file_id": "file-1", "completion_window": "24h"}
+
+
+@pytest.fixture
+def batch(api: FakeApi) -> str:
+    return api.add_batch(ASKED)["id"]
+
+
+def test_list_shows_the_newest_first(run: Run, api: FakeApi) -> None:
+    for _ in range(3):
+        api.add_batch(ASKED)
+    head, *rows = run("list").out.splitlines()
+    assert head.split() == ["ID", "STATUS", "DONE", "FAILED", "CREATED", "ENDPOINT"]
+    assert [row.split()[0] for row in rows] == ["batch_3", "batch_2", "batch_1"]
+
+
+def test_list_says_that_there_are_more(run: Run, api: FakeApi) -> None:
+    for _ in range(3):
+        api.add_batch(ASKED)
+    result = run("list", "--limit", "2")
+    assert len(result.out.splitlines()) == 3
+    assert "--all" in result.err
+
+
+def test_list_all_goes_through_every_page(run: Run, api: FakeApi) -> None:
+    for _ in range(230):
+        api.add_batch(ASKED)
+    listed = json.loads(run("list", "--all", "--json").out)
+    assert len(listed["data"]) == 230
+    assert (listed["first_id"], listed["last_id"]) == ("batch_230", "batch_1")
+    assert listed["has_more"] is False
+    assert len(api.requests) == 3
+
+
+def test_an_empty_list_is_said_in_words_and_is_no_failure(run: Run) -> None:
+    result = run("list")
+    assert (result.code, result.out, result.err) == (0, "", "No batches.\n")
+    assert json.loads(run("list", "--json").out)["data"] == []
+
+
+def test_show_tells_what_there_is_and_json_hands_on_the_object(
+    run: Run, api: FakeApi, batch: str
+) -> None:
+    api.steps = [COMPLETED]
+    api.batches[batch]["batchd"]["notes"] = ["the backend cannot be reached"]
+    api.batches[batch]["metadata"] = {"k": "v"}
+    text = run("show", batch).out
+    for fact in ("completed", "4 of 4 lines, 1 failed", "file-out", "file-err", "k=v", "12 in"):
+        assert fact in text
+    assert "note      the backend cannot be reached" in text
+    assert json.loads(run("show", batch, "--json").out) == api.batches[batch]
+
+
+def test_show_lists_every_fault_of_the_input(run: Run, api: FakeApi, batch: str) -> None:
+    api.steps = [FAILED]
+    assert "line 3: invalid_json_line:" in run("show", batch).out
+
+
+def test_an_object_without_our_extension_is_shown_too(run: Run, api: FakeApi, batch: str) -> None:
+    for key in ("batchd", "usage", "expires_at", "model"):
+        del api.batches[batch][key]
+    assert run("show", batch).code == 0
+
+
+def test_escape_sequences_from_the_server_do_not_reach_the_terminal(
+    run: Run, api: FakeApi, batch: str
+) -> None:
+    api.batches[batch] |= {"model": "\x1b[31mred\x1b]0;title\x07", "endpoint": "\x1b[2J"}
+    assert "\x1b" not in run("show", batch).out + run("list").out
+
+
+def test_waiting_ends_with_the_last_batch(run: Run, api: FakeApi) -> None:
+    api.steps = [RUNNING, COMPLETED]
+    ids = [api.add_batch(ASKED)["id"] for _ in range(2)]
+    result = run("wait", *ids, ids[0])
+    assert result.code == 0
+    assert result.out.count("completed: 3 of 4 lines answered, 1 failed") == 2
+
+
+@pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
+def test_waiting_for_a_batch_that_does_not_complete_exits_1(
+    run: Run, api: FakeApi, batch: str, status: str
+) -> None:
+    api.steps = [{"status": status, "request_counts": {"total": 4, "completed": 1, "failed": 0}}]
+    assert run("wait", batch).code == 1
+    never_ran = "3 never ran" in run("wait", batch).out
+    assert never_ran is (status != "failed")
+
+
+def test_wait_json_prints_each_finished_batch(run: Run, api: FakeApi, batch: str) -> None:
+    assert json.loads(run("wait", batch, "--json").out) == api.batches[batch]
+
+
+def test_cancel_says_the_status_that_follows(run: Run, batch: str) -> None:
+    assert run("cancel", batch).out == f"{batch} cancelling\n"
+    assert json.loads(run("cancel", batch, "--json").out)["status"] == "cancelling"
+
+
+def test_a_cancel_that_is_refused_does_not_stop_the_others(
+    run: Run, api: FakeApi, batch: str
+) -> None:
+    api.refuse("POST", 409, "Cannot cancel a batch with status 'completed'.")
+    result = run("cancel", batch, batch)
+    assert result.code == 1
+    assert "Cannot cancel" in result.err
+    assert "cancelling" in result.out
+
+
+@pytest.mark.parametrize("command", ["show", "wait", "cancel", "results"])
+def test_an_unknown_batch_is_named(run: Run, command: str) -> None:
+    result = run(command, "batch_x/../y")
+    assert result.code == 1
+    assert "No batch found with id 'batch_x" in result.err
+
+
+def test_results_go_to_standard_output(run: Run, api: FakeApi, batch: str) -> None:
+    assert run("results", batch).out.encode() == api.contents["file-out"]
+    assert run("results", batch, "--errors", "-").out.encode() == api.contents["file-err"]
+
+
+def test_results_go_to_files(run: Run, api: FakeApi, batch: str, tmp_path: Path) -> None:
+    out, err = tmp_path / "out", tmp_path / "err"
+    assert run("results", batch, "-o", out, "--errors", err).code == 0
+    assert out.read_bytes() == api.contents["file-out"]
+    assert err.read_bytes() == api.contents["file-err"]
+    result = run("results", batch, "-o", out)
+    assert result.code == 1
+    assert "exists already" in result.err
+    assert run("results", batch, "-o", out, "--force").code == 0
+
+
+def test_results_of_a_running_batch_say_how_to_wait(run: Run, api: FakeApi, batch: str) -> None:
+    api.steps = [RUNNING]
+    result = run("results", batch)
+    assert result.code == 1
+    assert f"batchd wait {batch}" in result.err
+
+
+def test_results_that_are_not_there_are_said(run: Run, api: FakeApi, batch: str) -> None:
+    api.steps = [ALL_FAILED]
+    result = run("results", batch)
+    assert (result.code, result.out) == (1, "")
+    assert "0 of 4 lines answered, 4 failed" in result.err
+    assert run("results", batch, "--errors", "-").code == 0
+
+
+def test_results_that_have_expired_are_said(run: Run, api: FakeApi, batch: str) -> None:
+    del api.contents["file-out"]
+    result = run("results", batch)
+    assert result.code == 1
+    assert "file-out were deleted or have expired" in result.err

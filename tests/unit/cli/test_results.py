@@ -1,0 +1,86 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchd.cli.errors import CommandFailed
+from batchd.cli.results import Target
+
+
+def breaking() -> Iterator[bytes]:
+    yield b"half"
+    raise CommandFailed("broke off")
+
+
+def test_a_download_that_breaks_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed):
+        Target(tmp_path / "out").write(breaking())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_download_does_not_touch_the_older_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"old")
+    with pytest.raises(CommandFailed):
+        Target(out, force=True).write(breaking())
+    assert out.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    target = Target(out)
+    target.check()
+    out.write_bytes(b"mine")
+    with pytest.raises(CommandFailed, match="appeared meanwhile"):
+        target.write([b"new"])
+    assert out.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_file_system_without_links_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    Target(tmp_path / "out").write([b"new"])
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_a_pipe_or_device_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    target = Target(pipe)
+    target.check()
+    target.write([b"one ", b"two"])
+    assert os.read(reader, 100) == b"one two"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    Target(link, force=True).write([b"new"])
+    assert link.is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [(".", "is a directory"), ("none/out", "there is no directory"), ("old", "exists already")],
+)
+def test_what_would_go_wrong_later_is_said_now(tmp_path: Path, name: str, sentence: str) -> None:
+    (tmp_path / "old").touch()
+    with pytest.raises(CommandFailed, match=sentence):
+        Target(tmp_path / name).check()
+
+
+def test_a_full_disk_is_one_sentence() -> None:
+    with pytest.raises(CommandFailed, match="/dev/full cannot be written: No space left"):
+        Target(Path("/dev/full")).write([b"x" * 100_000])

@@ -5,26 +5,25 @@ than its row: the engine reports progress here, durable lines only, and ``get`` 
 row. The terminal transition is one transaction: status, file rows, counts and usage.
 """
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 
-from batchd.store import Transaction
 import msgspec
 
 from batchd import ids
+from batchd.closing import Closing, missing_input, result_files, without_files
 from batchd.errors import Conflict, InvalidRequest, NoRoom
 from batchd.files import Files
 from batchd.model import (
     BatchRecord,
     Counts,
-    FileRecord,
     LineError,
     NewBatch,
     Progress,
     Purpose,
-    Usage,
 )
+from batchd.progress import LiveProgress
 from batchd.states import TRANSITIONS, UNFINISHED, BatchStatus, Event, next_status
+from batchd.store import Transaction
 from batchd.store import batches as table
 from batchd.store import files as file_table
 from batchd.store.database import Database
@@ -32,17 +31,6 @@ from batchd.wire import params
 
 Ring = Callable[[], None]
 AlsoInTransaction = Callable[[Transaction, BatchRecord], Awaitable[None]]
-
-_ENDED_REMEMBERED = 256
-
-
-class Closing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch came to, for its terminal transaction. Sizes of 0 mean no file."""
-
-    counts: Counts
-    usage: Usage
-    output_bytes: int
-    error_bytes: int
 
 
 class Batches:
@@ -64,8 +52,7 @@ class Batches:
         self._now = now
         self._draw = draw
         self._ring = ring
-        self._live: dict[str, Callable[[], Progress]] = {}
-        self._ended: deque[str] = deque()
+        self.live = LiveProgress()
 
     async def create(
         self, owner: str, wish: NewBatch, also: AlsoInTransaction | None = None
@@ -76,7 +63,7 @@ class Batches:
         another purpose is. ``also`` is done in the same transaction.
         """
         if not self._has_room():
-            raise NoRoom()
+            raise NoRoom
         await self._check_purpose(owner, wish.input_file_id)
         now = int(self._now())
         record = BatchRecord(
@@ -186,12 +173,12 @@ class Batches:
     async def _reject(
         self, tx: Transaction, record: BatchRecord, errors: list[LineError]
     ) -> BatchRecord | None:
-        changed = msgspec.structs.replace(_without_files(record), errors=errors)
+        changed = msgspec.structs.replace(without_files(record), errors=errors)
         return await self._write(tx, record, Event.REJECTED, changed)
 
     async def never_started(self, batch_id: str, event: Event) -> BatchRecord | None:
         """End a batch that was never validated (cancelled, or its window closed): no files."""
-        return await self._move(batch_id, event, _without_files)
+        return await self._move(batch_id, event, without_files)
 
     async def finished(self, batch_id: str, event: Event, closing: Closing) -> BatchRecord | None:
         """The one transaction in which a batch that ran becomes terminal.
@@ -213,22 +200,15 @@ class Batches:
                 output_file_id=record.output_file_id if closing.output_bytes else None,
                 error_file_id=record.error_file_id if closing.error_bytes else None,
             )
-            for file in _result_files(changed, now):
+            for file in result_files(changed, now):
                 await file_table.insert(tx, file)
             return await self._write(tx, record, event, changed)
 
-        final = Progress(closing.counts, closing.usage)
-        # Before the commit, and for a while after: a reader may hold a row from before it.
-        self._live[batch_id] = lambda: final
+        self.live.ends_with(batch_id, Progress(closing.counts, closing.usage))
         record = await self._commit(step)
         if record is not None:
-            self._forget_later(batch_id)
+            self.live.forget_later(batch_id)
         return record
-
-    def _forget_later(self, batch_id: str) -> None:
-        self._ended.append(batch_id)
-        while len(self._ended) > _ENDED_REMEMBERED:
-            self._live.pop(self._ended.popleft(), None)
 
     async def statuses(self) -> dict[str, BatchStatus]:
         """The status of every batch that is not terminal, oldest first."""
@@ -263,14 +243,9 @@ class Batches:
             )
         )
 
-    def follow(self, batch_id: str, source: Callable[[], Progress]) -> None:
-        """Ask ``source`` what a running batch has come to; durable lines only."""
-        self._live[batch_id] = source
-
     def progress(self, record: BatchRecord) -> Progress | None:
         """What is known beyond the row; None for a batch that is not running."""
-        source = self._live.get(record.id) if record.status in UNFINISHED else None
-        return source() if source else None
+        return self.live.of(record.id) if record.status in UNFINISHED else None
 
     async def _move(
         self, batch_id: str, event: Event, change: Callable[[BatchRecord], BatchRecord]
@@ -298,38 +273,3 @@ class Batches:
         record = await self._database.write(step)
         self._ring()
         return record
-
-
-def missing_input(record: BatchRecord) -> LineError:
-    """Why a batch whose input file is unknown, deleted or expired cannot start."""
-    return LineError(
-        "invalid_request",
-        f"Cannot find file {record.input_file_id}, or organization {record.owner} does not have "
-        "access to it.",
-        "file_id",
-    )
-
-
-def _without_files(record: BatchRecord) -> BatchRecord:
-    return msgspec.structs.replace(record, output_file_id=None, error_file_id=None)
-
-
-def _result_files(record: BatchRecord, now: int) -> list[FileRecord]:
-    sizes = [
-        (record.output_file_id, record.output_end, "output"),
-        (record.error_file_id, record.error_end, "error"),
-    ]
-    return [
-        FileRecord(
-            id=file_id,
-            owner=record.owner,
-            filename=f"{record.id}_{name}.jsonl",
-            purpose=Purpose.BATCH_OUTPUT,
-            bytes=size,
-            sha256=None,
-            created_at=now,
-            expires_at=now + record.output_expires_after,
-        )
-        for file_id, size, name in sizes
-        if file_id is not None
-    ]

@@ -13,23 +13,22 @@ import random
 import resource
 import secrets
 import signal
-import sqlite3
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
-from pathlib import Path
+from collections.abc import Generator, Mapping
 from typing import NoReturn
 
 import uvloop
-from aiohttp import http_parser, web
+from aiohttp import http_parser
 
 from batchd import ids, logs
 from batchd.api.app import make_app
 from batchd.api.auth import Keys
+from batchd.api.listen import listening
 from batchd.backends.backend import Backend, opened_backend
 from batchd.backends.local import LocalServer, local_server
 from batchd.batches import Batches
-from batchd.config import BackendConfig, Config, ServerConfig, parse_address
+from batchd.config import BackendConfig, Config
 from batchd.disk import Disk
 from batchd.engine.bell import Bell, Bells
 from batchd.engine.finalizer import Finalizer
@@ -38,12 +37,12 @@ from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import Runs
 from batchd.engine.validator import Validator
-from batchd.errors import BatchdError, ConfigError
+from batchd.errors import ConfigError
 from batchd.files import Files
 from batchd.inbox import Inbox
 from batchd.retry import Policy
 from batchd.spool import Spool
-from batchd.store.database import Database
+from batchd.store.database import SQLITE_VERSION, Database
 from batchd.sweeper import Sweeper
 from batchd.systemd import Notifier, watchdog_interval
 from batchd.writer import Writer
@@ -52,8 +51,6 @@ log = logging.getLogger(__name__)
 
 # Threads that work through a file must not hold the loop up for Python's default of 5 ms a turn.
 _SWITCH_INTERVAL = 0.0005
-_KEEPALIVE = 15.0  # also the only limit on how long headers may take
-_CLOSE_REQUESTS = 2.0
 _LOCAL_SLOTS = 4
 _FATAL = 1
 
@@ -113,7 +110,7 @@ class _Daemon:
         log.info("batchd_stopped")
         return 0
 
-    async def _run(  # noqa: PLR0913 - the parts of the daemon
+    async def _run(  # noqa: PLR0913, PLR0917 - the parts of the daemon
         self,
         files: Files,
         batches: Batches,
@@ -123,7 +120,7 @@ class _Daemon:
         keys: Keys,
     ) -> None:
         config, stop, bells = self._config, self._stop, self._bells
-        runs = Runs(batches)
+        runs = Runs(batches.live)
         recovery = Recovery(self._spool, batches, runs, writer)
         self._notifier.status("reading the ledgers of unfinished batches")
         await recovery.recover_all()
@@ -153,9 +150,11 @@ class _Daemon:
             if config.inbox.directory is not None:
                 inbox = Inbox(config.inbox, config.batches, files, batches, now=time.time)
                 loops.create_task(inbox.run(stop), name="inbox")
-            async with _listening(app, config.server):
+            async with listening(app, config.server):
+                listen = ", ".join(config.server.listen)
+                log.info("batchd_started", extra={"listen": listen, "sqlite": SQLITE_VERSION})
                 self._notifier.ready()
-                self._notifier.status(f"serving on {', '.join(config.server.listen)}")
+                self._notifier.status(f"serving on {listen}")
                 await self._until_stopped()
             self._notifier.stopping()
             log.info("draining", extra={"seconds": config.server.drain})
@@ -275,41 +274,6 @@ def _stop_on_signals(stop: asyncio.Event) -> Generator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-@contextlib.asynccontextmanager
-async def _listening(app: web.Application, config: ServerConfig) -> AsyncGenerator[None]:
-    """Serve ``app`` on every configured address."""
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=_KEEPALIVE,
-        shutdown_timeout=_CLOSE_REQUESTS,
-    )
-    await runner.setup()
-    try:
-        for address in config.listen:
-            await _listen(runner, address)
-        log.info(
-            "batchd_started",
-            extra={"listen": ",".join(config.listen), "sqlite": sqlite3.sqlite_version},
-        )
-        yield
-    finally:
-        await runner.cleanup()
-
-
-async def _listen(runner: web.AppRunner, address: str) -> None:
-    place = parse_address(address)
-    try:
-        if isinstance(place, Path):
-            await asyncio.to_thread(place.unlink, missing_ok=True)
-            await web.UnixSite(runner, str(place)).start()
-            await asyncio.to_thread(place.chmod, 0o660)
-        else:
-            await web.TCPSite(runner, place[0], place[1]).start()
-    except OSError as error:
-        raise BatchdError(f"cannot listen on {address}: {error.strerror or error}") from None
 
 
 def _raise_descriptor_limit() -> None:

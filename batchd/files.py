@@ -1,12 +1,12 @@
 """A file: create, get, list, open, delete. The only module that pairs a row with its bytes.
 
     state  bytes                     row         left by a crash before   cleaned up by
-    F0     –                         –
-    F1     incoming/<random>         –           the rename               the sweeper, by age
-    F2     files/<id>                –           the INSERT               the sweeper, by age
+    F0     -                         -
+    F1     incoming/<random>         -           the rename               the sweeper, by age
+    F2     files/<id>                -           the INSERT               the sweeper, by age
     F3     files/<id>                live        (acknowledged)
     F4     files/<id>                tombstone   the unlink               the sweeper, by age
-    F5     –                         tombstone
+    F5     -                         tombstone
 
 An upload walks F0 → F3 (write, fsync, rename, fsync of the directory, INSERT) and is acknowledged
 in F3; a delete or an expiry walks F3 → F5 (UPDATE, unlink). Bytes named by a live row are never
@@ -104,7 +104,7 @@ class Files:
         """A place for an upload of perhaps ``expected`` bytes; whatever is not created goes."""
         free = await self._spool.disk.run(self._spool.disk.free, self._spool.directory)
         if free < self._reserve + (expected or 0):
-            raise NoRoom()
+            raise NoRoom
         path = self._spool.incoming(self._draw(16).hex())
         try:
             async with aiofiles.open(path, "xb") as out:
@@ -120,7 +120,7 @@ class Files:
                 param="file",
             )
 
-    async def create(  # noqa: PLR0913 - what an upload says about itself
+    async def create(
         self,
         owner: str,
         upload: Upload,
@@ -167,7 +167,7 @@ class Files:
             raise params.no_such_file(file_id)
         return record
 
-    async def page(  # noqa: PLR0913 - the parameters of a list
+    async def page(
         self, owner: str, *, purpose: str | None, after: str | None, limit: int, ascending: bool
     ) -> tuple[list[FileRecord], bool]:
         """Up to ``limit`` files behind the cursor ``after``, and whether there are more."""

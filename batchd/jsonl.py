@@ -1,7 +1,7 @@
 """Lines of a file in bounded memory, and the index that finds them again.
 
-A file is split on ``\\n`` only (U+2028 and friends may stand inside strings). The index has 16 bytes
-per request line: u64 offset, u32 length, u32 signature of the prompt's prefix (0: not taken).
+A file is split on ``\\n`` only (U+2028 and friends may stand inside strings). The index has 16
+bytes per request line: u64 offset, u32 length, u32 signature of the prompt's prefix (0: not taken).
 """
 
 import mmap

@@ -179,7 +179,7 @@ def recover(  # noqa: PLR0913 - what identifies a ledger file, and what to add i
     return Recovered(end, damaged=False)
 
 
-def _scan(
+def _scan(  # noqa: PLR0913, PLR0917 - as recover
     disk: Disk, path: Path, which: LineFile, tag: bytes, done: Bitmap, tally: Tally
 ) -> list[tuple[int, int]]:
     """Accept every line that verifies; the spans of bytes they stand in."""
@@ -216,11 +216,12 @@ def _salvage(disk: Disk, path: Path, spans: list[tuple[int, int]], *, keep: bool
         with disk.open_read(path) as old:
             for start, end in spans:
                 old.seek(start)
-                while start < end:
-                    data = old.read(min(_COPY_GROUP, end - start))
+                left = end - start
+                while left:
+                    data = old.read(min(_COPY_GROUP, left))
                     disk.append(descriptor, data)
-                    start += len(data)
-                    size += len(data)
+                    left -= len(data)
+                size += end - start
         disk.sync(descriptor)
     finally:
         disk.close(descriptor)

@@ -114,7 +114,7 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     paused_at: int | None = None
     parent_id: str | None = None
     source: str = "api"
-    notes: list[str] = []  # noqa: RUF012 - msgspec copies a default list for each struct
+    notes: list[str] = []
 
     @property
     def is_terminal(self) -> bool:

@@ -2,7 +2,7 @@
 
     batchd.db -wal -shm         SQLite's
     lock                        held (flock) by the one daemon of this directory
-    sync-failed                 a sync failed: the next start copies ledgers instead of trusting them
+    sync-failed                 a sync failed: the next start copies ledgers instead of trusting
     incoming/<random>           an upload being written; nobody but its writer reads it
     files/<file_id>             a file; complete and never modified once a row names it, or the
                                 ledger of an unfinished batch that holds this id
@@ -18,7 +18,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from batchd.disk import Disk
@@ -56,7 +56,7 @@ class Spool:
             ) from None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None]:
         """Hold the directory for this process; ``ConfigError`` if another daemon has it."""
         descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:

@@ -53,7 +53,7 @@ class Sweeper:
             await self._bell.wait(at_most=min(self._sweep_every, max(next_end, 0.05)))
 
     async def look(self) -> float:
-        """Close the windows that have ended, sweep if it is time; seconds to the next window's end."""
+        """Close the windows that have ended, sweep if it is time; seconds to the next such end."""
         monotonic = asyncio.get_running_loop().time()
         if self._clock_jumped(monotonic):
             return self._sweep_every

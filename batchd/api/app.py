@@ -31,7 +31,7 @@ ROUTES = [
 _MAX_JSON = 1 << 20
 
 
-def make_app(  # noqa: PLR0913 - the parts that handlers use
+def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
     config: Config,
     files_: Files,
     batches_: Batches,

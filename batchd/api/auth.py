@@ -61,7 +61,7 @@ class Keys:
             return LOCAL_OWNER
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise Unauthorized()
+            raise Unauthorized
         given = hashlib.sha256(token.strip().encode(errors="surrogateescape")).digest()
         for digest, name in self._owners.items():
             if hmac.compare_digest(given, digest):

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler, Middleware
 
 from batchd.api.auth import Guard, Keys
 from batchd.api.parts import OWNER, REQUEST_ID, answer
@@ -21,9 +22,6 @@ from batchd.ids import REQUEST_ID_BYTES, request_id
 from batchd.wire.objects import ErrorObject
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 _OPEN_PATHS = frozenset({"/healthz"})
 _STARTED = web.RequestKey("started", float)
@@ -74,7 +72,7 @@ def authorize(keys: Keys, guard: Guard) -> Middleware:
         if request.path not in _OPEN_PATHS:
             request[OWNER] = keys.owner(request.headers.get("Authorization"))
         if "Content-Encoding" in request.headers:
-            raise UnsupportedEncoding()
+            raise UnsupportedEncoding
         return await handler(request)
 
     return middleware

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fnmatch
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _MODELS_AGE = 30.0
 _MODELS_TIMEOUT = 3.0
 _MAX_MODELS_SIZE = 4 << 20
+
+_KEY = re.compile(r"[!-~]+")
 
 _PARK_TEXTS = {
     "unreachable": "cannot be reached",
@@ -137,7 +140,7 @@ class Backend:
         try:
             await self.load_key()
         except ConfigError as error:
-            log.error("backend_key_unreadable", extra={"reason": str(error)})
+            log.warning("backend_key_unreadable", extra={"reason": str(error)})
 
     async def models(self) -> list[ListedModel] | None:
         """What the server lists, at most half a minute old; None if it could not be asked."""
@@ -188,7 +191,7 @@ class KnownModels(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def opened_backend(  # noqa: PLR0913 - what a backend is made of
+async def opened_backend(
     config: BackendConfig,
     environment: Mapping[str, str],
     *,
@@ -215,7 +218,7 @@ def _read_key(name: str, path: Path) -> str:
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"backend {name}: the api_key_file {path} cannot be read") from None
-    if not key or any(ord(letter) <= 32 or ord(letter) > 126 for letter in key):
+    if _KEY.fullmatch(key) is None:
         raise ConfigError(f"backend {name}: the api_key_file {path} holds no usable key")
     return key
 

@@ -12,7 +12,8 @@ where it is, and the log and its notes say so.
 import asyncio
 import logging
 
-from batchd.batches import Batches, Closing
+from batchd.batches import Batches
+from batchd.closing import Closing
 from batchd.engine.bell import Bell
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.jsonl import IndexedLines

@@ -9,6 +9,7 @@ from collections.abc import Container
 import msgspec
 
 from batchd.model import LineError
+from batchd.wire.params import type_name
 
 _CHAT = "/v1/chat/completions"
 _EMBEDDINGS = "/v1/embeddings"
@@ -17,16 +18,6 @@ _EMPTY = msgspec.Raw(b"")
 
 _INVALID_JSON = "This line is not parseable as valid JSON."
 _INVALID_URL = "The URL provided for this request does not match the batch endpoint."
-_TYPE_NAMES = {
-    str: "a string",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a decimal number",
-    list: "an array",
-    dict: "an object",
-    type(None): "null",
-}
-
 Fault = tuple[str, str, str | None]  # code, message, param
 
 
@@ -94,7 +85,7 @@ class LineChecker:
         except _NOT_JSON:
             return _faulty(LineError("invalid_json_line", _INVALID_JSON, None, line_no))
         if not isinstance(value, dict):
-            text = f"Each line must be a JSON object, but this one is {_name(value)}."
+            text = f"Each line must be a JSON object, but this one is {type_name(value)}."
             return _faulty(LineError("invalid_request", text, None, line_no))
         request = msgspec.convert(value, dict[str, object])
         # Both looks must agree: what the first did not pass is never sent.
@@ -168,12 +159,8 @@ def _missing(name: str) -> Fault:
 
 
 def _wrong_type(name: str, expected: str, value: object) -> Fault:
-    text = f"Invalid type for '{name}': expected {expected}, but got {_name(value)} instead."
+    text = f"Invalid type for '{name}': expected {expected}, but got {type_name(value)} instead."
     return ("invalid_type", text, name)
-
-
-def _name(value: object) -> str:
-    return _TYPE_NAMES[type(value)]
 
 
 def _count_inputs(raw: msgspec.Raw) -> int:

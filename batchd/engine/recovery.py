@@ -119,7 +119,7 @@ class _Reading:
                 self._spool.input(self._record.id), self._spool.index(self._record.id)
             )
         except OSError as error:
-            log.error("input_lost", extra={"batch": self._record.id, "reason": error.strerror})
+            log.warning("input_lost", extra={"batch": self._record.id, "reason": error.strerror})
             return
         if len(lines) == self._record.counts.total:
             self.lines = lines

@@ -5,16 +5,20 @@ bitmap of done lines, a cursor, and a few numbers for each line that waits or ha
 never a line itself.
 """
 
-import asyncio
 import heapq
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from batchd.batches import Batches
-from batchd.jsonl import IndexedLines
 from batchd.ledger import Ledger
 from batchd.model import BatchRecord, Progress
+from batchd.progress import LiveProgress
 from batchd.retry import LineState
 from batchd.states import BatchStatus
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from batchd.jsonl import IndexedLines
 
 NEW_LINE = LineState()
 
@@ -99,8 +103,8 @@ class Run:
 class Runs:
     """All runs, by batch id."""
 
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+    def __init__(self, live: LiveProgress) -> None:
+        self._live = live
         self._runs: dict[str, Run] = {}
         self.backend_note: str | None = None
 
@@ -116,7 +120,7 @@ class Runs:
     def add(self, run: Run) -> None:
         """From now on clients see what this run has come to."""
         self._runs[run.id] = run
-        self._batches.follow(run.id, lambda: self._progress(run))
+        self._live.follow(run.id, lambda: self._progress(run))
 
     def remove(self, run: Run) -> None:
         del self._runs[run.id]

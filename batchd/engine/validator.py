@@ -10,7 +10,8 @@ import logging
 from typing import Protocol
 
 from batchd.backends.backend import KnownModels
-from batchd.batches import Batches, missing_input
+from batchd.batches import Batches
+from batchd.closing import missing_input
 from batchd.config import BatchesConfig
 from batchd.engine.bell import Bell
 from batchd.engine.inspection import Inspection, Rules, Stopped, Verdict
@@ -35,7 +36,7 @@ class Models(Protocol):
 class Validator:
     """Validates several batches at once, so that a small one need not wait for a large one."""
 
-    def __init__(  # noqa: PLR0913 - its parts
+    def __init__(  # noqa: PLR0913, PLR0917 - its parts
         self,
         batches: Batches,
         files: Files,

@@ -29,6 +29,7 @@ Params = Mapping[str, object]
 Row = dict[str, object]
 Work = Callable[[aiosqlite.Connection], Awaitable[T]]
 
+SQLITE_VERSION = sqlite3.sqlite_version
 _APPLICATION_ID = 0x62617464  # "batd"
 _SYNCHRONOUS_FULL = 2
 _SURVIVABLE = ("SQLITE_FULL", "SQLITE_CONSTRAINT")

@@ -25,7 +25,7 @@ _AFTER_ID = b'","custom_id":'
 EXPIRED = b'{"code":"batch_expired","message":"This request could not be executed before the completion window expired."}'  # noqa: E501 - bytes of the contract
 CANCELLED = b'{"code":"batch_cancelled","message":"The batch was cancelled before this request was executed."}'  # noqa: E501 - one literal, compared with file bytes
 INPUT_LOST = (
-    b'{"code":"server_error","message":"The input file was lost before this request was executed."}'  # noqa: E501 - one literal, compared with file bytes
+    b'{"code":"server_error","message":"The input file was lost before this request was executed."}'
 )
 
 _NEVER_RUN = tuple(

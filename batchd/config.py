@@ -230,8 +230,7 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
     text = _read(chosen) if chosen else ""
     config = parse(text, str(chosen) if chosen else "the defaults")
     if os.geteuid() != 0 and config.storage.directory == SYSTEM_DIRECTORY:
-        state = Path(env.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-        storage = msgspec.structs.replace(config.storage, directory=state / "batchd")
+        storage = msgspec.structs.replace(config.storage, directory=_user_directory(env))
         return msgspec.structs.replace(config, storage=storage)
     return config
 
@@ -244,6 +243,14 @@ def parse(text: str, name: str) -> Config:
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {error}") from None
+
+
+def _user_directory(env: Mapping[str, str]) -> Path:
+    """Where a daemon that is not root keeps its state: systemd's word, else the XDG directory."""
+    if env.get("STATE_DIRECTORY"):
+        return Path(env["STATE_DIRECTORY"].split(":")[0])
+    state = env.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "batchd"
 
 
 def _read(path: Path) -> str:

@@ -7,6 +7,7 @@ process and systemd starts it again; nothing limps.
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import random
@@ -15,7 +16,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import NoReturn
 
 import uvloop
@@ -28,16 +29,16 @@ from batchd.api.listen import listening
 from batchd.backends.backend import Backend, opened_backend
 from batchd.backends.local import LocalServer, local_server
 from batchd.batches import Batches
+from batchd.bell import Bell, Bells
 from batchd.config import BackendConfig, Config
 from batchd.disk import Disk
-from batchd.engine.bell import Bell, Bells
 from batchd.engine.finalizer import Finalizer
 from batchd.engine.keeper import Keeper
 from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import Runs
 from batchd.engine.validator import Validator
-from batchd.errors import ConfigError
+from batchd.errors import BatchdError, ConfigError
 from batchd.files import Files
 from batchd.inbox import Inbox
 from batchd.retry import Policy
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 # Threads that work through a file must not hold the loop up for Python's default of 5 ms a turn.
 _SWITCH_INTERVAL = 0.0005
 _LOCAL_SLOTS = 4
+_CLOSING = 15.0  # seconds that closing may take beyond the drain
 _FATAL = 1
 
 
@@ -69,8 +71,21 @@ def run(config: Config) -> int:
     _raise_descriptor_limit()
     if not hasattr(http_parser, "HttpRequestParserC"):
         raise ConfigError("aiohttp was built without its C parser; install its binary wheel")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Daemon(config, os.environ).serve())
+    faulthandler.enable()  # systemd's watchdog ends us with SIGABRT: say where we hung
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Daemon(config, os.environ).serve())
+    except asyncio.CancelledError:
+        log.warning("drain_given_up")
+    except BaseExceptionGroup as group:
+        for reason in _leaves(group):
+            known = isinstance(reason, BatchdError)
+            log.critical(
+                "batchd_died",
+                extra={"reason": str(reason) if known else type(reason).__name__},
+                exc_info=None if known else reason,
+            )
+    return _FATAL
 
 
 class _Daemon:
@@ -157,6 +172,7 @@ class _Daemon:
                 self._notifier.status(f"serving on {listen}")
                 await self._until_stopped()
             self._notifier.stopping()
+            self._notifier.extend_timeout(int((config.server.drain + _CLOSING) * 1_000_000))
             log.info("draining", extra={"seconds": config.server.drain})
             Bells(list(bells.values())).ring()
 
@@ -248,6 +264,14 @@ class _Daemon:
 
     def _database_failed(self, reason: str) -> None:
         _die(reason)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _die(reason: str) -> NoReturn:

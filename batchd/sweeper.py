@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from batchd.batches import Batches
-from batchd.engine.bell import Bell
+from batchd.bell import Bell
 from batchd.files import Files
 from batchd.model import BatchRecord
 from batchd.spool import Spool

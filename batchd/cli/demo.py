@@ -203,11 +203,10 @@ def _say_where(directory: Path, url: str, *, keep: bool) -> None:
     click.echo()
     start = "" if keep else f"  batchd serve --config {config}\n"
     click.echo(
-        f"To go on{' in another terminal' if keep else ''}:\n{start}  export BATCHD_URL={url}"
-    )
-    click.echo(f"  batchd submit {_input(directory)} --wait --force\n  batchd list")
-    click.echo(
-        "For your own model server write a [[backends]] table with its base_url instead of "
+        f"To go on{'' if keep else ', start the daemon again'}, and in another terminal:\n"
+        f"{start}  export BATCHD_URL={url}\n"
+        f"  batchd submit {_input(directory)} --wait --force\n  batchd list\n"
+        "For your own model server put a [[backends]] table with its base_url in place of "
         "`local = true`."
     )
 

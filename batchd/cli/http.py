@@ -191,9 +191,9 @@ class Http:
         advice = (
             "start it with `batchd serve`, or name its address with --url or $BATCHD_URL"
             if isinstance(error, _NOT_RUNNING)
-            else "is the address right, and batchd running there? (--url or $BATCHD_URL)"
+            else "is it running there, and is the address right (--url or $BATCHD_URL)?"
         )
-        return Unreachable(f"batchd cannot be reached at {self.url} ({reason}): {advice}")
+        return Unreachable(f"cannot reach the daemon at {self.url} ({reason}): {advice}")
 
     def _refused(self, status: int, text: bytes) -> Refused:
         message = _message(text) or f"{self.url} answered {status}, and not as batchd does"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -78,12 +79,12 @@ class LiveDisplay:
         known = [(track, track.batch) for track in list(self._tracks.values())]
         return Group(*(row for track, batch in known if batch for row in self._rows(track, batch)))
 
-    def _rows(self, track: Track, batch: Batch) -> "Iterator[Table | Text]":
+    def _rows(self, track: Track, batch: Batch) -> "Iterator[Table | Text | Padding]":
         yield self._bar(track, batch)
         if batch["request_counts"]["total"]:
             yield _line(f"  {counts(batch)}{track.speed()}")
         for note in notes(batch):
-            yield _line(f"  {note}", style="yellow")
+            yield Padding(Text(printable(note), style="yellow"), (0, 0, 0, 2))
 
     def _bar(self, track: Track, batch: Batch) -> Table:
         total = batch["request_counts"]["total"]
@@ -104,8 +105,8 @@ class LiveDisplay:
         return row
 
 
-def _line(text: str, style: str = "") -> Text:
-    return Text(printable(text), style=style, no_wrap=True, overflow="ellipsis")
+def _line(text: str) -> Text:
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")
 
 
 def upload_bar(name: str, size: int) -> "AbstractContextManager[Callable[[int], None]]":

@@ -180,12 +180,13 @@ def batch_errors(batch: Batch, *, most: int | None = _MOST_ERRORS) -> list[str]:
     return [*shown, f"… and {left} more: batchd show {batch['id']}"] if left else shown
 
 
-def outcome(batch: Batch) -> list[str]:
-    """How a finished batch ended, in words."""
+def outcome(batch: Batch, name: str = "") -> list[str]:
+    """How a finished batch ended, in words; ``name`` is what its input is called here."""
     of = batch["request_counts"]
+    which = printable(batch["id"] + (f" ({name})" if name else ""))
     if batch["status"] == "failed":
-        return [f"{batch['id']} {status(batch)}: its input was not accepted.", *batch_errors(batch)]
-    text = f"{batch['id']} {status(batch)}: {of['completed']:,} of {lines(of['total'])} answered"
+        return [f"{which} {status(batch)}: its input was not accepted.", *batch_errors(batch)]
+    text = f"{which} {status(batch)}: {of['completed']:,} of {lines(of['total'])} answered"
     never = of["total"] - done(batch)
     text += f", {of['failed']:,} failed" if of["failed"] else ""
     return [text + (f", {never:,} never ran" if never else "")]

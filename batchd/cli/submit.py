@@ -174,14 +174,15 @@ def wait_for(
     """Show progress until all are done, and fetch the results of each as it ends."""
 
     def fetch(batch: Batch, display: Display) -> None:
-        targets = submitted[batch["id"]].targets
+        job = submitted[batch["id"]]
+        targets = job.targets
         written = targets.fetch(client, batch, display)
         to_stdout = any(target.is_stdout for target in targets.wanted)
         with display.aside():
             if as_json:
                 echo_json(batch)
             else:
-                told = [*outcome(batch), *targets.told(written)]
+                told = [*outcome(batch, job.path.name), *targets.told(written)]
                 click.echo("\n".join(told), err=to_stdout)
 
     labels = {batch_id: job.path.name for batch_id, job in submitted.items()}

@@ -13,8 +13,8 @@ import asyncio
 import logging
 
 from batchd.batches import Batches
+from batchd.bell import Bell
 from batchd.closing import Closing
-from batchd.engine.bell import Bell
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.jsonl import IndexedLines
 from batchd.model import BatchRecord, LineFile

@@ -10,7 +10,7 @@ import asyncio
 import logging
 
 from batchd.batches import Batches
-from batchd.engine.bell import Bell
+from batchd.bell import Bell
 from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import CLOSING, Run, Runs

@@ -16,8 +16,8 @@ from typing import Protocol
 
 import msgspec
 
+from batchd.bell import Bell
 from batchd.disk import Disk
-from batchd.engine.bell import Bell
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.engine.scheduler import Scheduler
 from batchd.model import NO_USAGE, Failure, LineFile, Outcome, Reply, RequestLine

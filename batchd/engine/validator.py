@@ -11,9 +11,9 @@ from typing import Protocol
 
 from batchd.backends.backend import KnownModels
 from batchd.batches import Batches
+from batchd.bell import Bell
 from batchd.closing import missing_input
 from batchd.config import BatchesConfig
-from batchd.engine.bell import Bell
 from batchd.engine.inspection import Inspection, Rules, Stopped, Verdict
 from batchd.errors import InvalidRequest
 from batchd.files import Files

@@ -1,5 +1,9 @@
-"""The command line as a process: signals, terminals, pipes, a daemon that restarts."""
+"""The command line as a process: signals, terminals, pipes, a daemon that restarts.
 
+The last tests run it against the real daemon and a scripted model server.
+"""
+
+import json
 import os
 import pty
 import select
@@ -8,12 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.batchd_process import BatchdProcess
+from tests.support.model_process import ModelProcess
+from tests.support.model_settings import Settings
 from tests.unit.cli.fake_api import COMPLETED, RUNNING, FakeApi, serving
 
 LIMIT = 15.0
@@ -35,9 +42,9 @@ class Shell:
         self.seen = ""
         self._terminal = terminal
 
-    def until(self, text: str) -> None:
+    def until(self, text: str, within: float = LIMIT) -> None:
         """Read what is shown until ``text`` was."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + within
         while text not in self.seen:
             ready, _, _ = select.select([self._terminal], [], [], deadline - time.monotonic())
             assert ready, f"{text!r} was not shown, but: {self.seen}"
@@ -111,7 +118,7 @@ def test_a_daemon_that_restarts_is_waited_for(prompts: Path) -> None:
     with shell(url, "submit", prompts, "--wait", terminal=False) as batchd:
         batchd.until("in_progress 1 of 4 lines")
         running.__exit__(None, None, None)
-        batchd.until("waiting for batchd: batchd cannot be reached")
+        batchd.until("waiting for batchd: cannot reach the daemon")
         api.steps = [COMPLETED]
         with serving(api, port):
             batchd.until("batchd answers again")
@@ -156,3 +163,97 @@ def test_text_for_people_survives_a_plain_locale() -> None:
         command = [sys.executable, "-m", "batchd", "files", "list"]
         done = subprocess.run(command, env=env, capture_output=True, timeout=LIMIT, check=True)  # noqa: S603 - our own program
     assert "naïve??.jsonl".encode("latin-1") in done.stdout
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[BatchdProcess]:
+    with (
+        ModelProcess(tmp_path, settings=Settings(delay=0.01)) as model,
+        BatchdProcess(tmp_path / "batchd", backend=model.base_url) as daemon,
+    ):
+        yield daemon
+
+
+def batchd(url: str, *args: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "batchd", *map(str, args)]
+    env = os.environ | {"BATCHD_URL": url}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT)  # noqa: PLW1510, S603 - the code is looked at; our own program
+
+
+def write_input(path: Path, behaviours: list[str]) -> None:
+    with path.open("w") as out:
+        for number, behave in enumerate(behaviours):
+            message = {"role": "user", "content": f"What is {number}?"}
+            body = {"model": "test-model", "messages": [message], "behave": behave}
+            line = {"custom_id": f"line-{number}", "method": "POST", "body": body}
+            out.write(json.dumps(line | {"url": "/v1/chat/completions"}) + "\n")
+
+
+def test_the_whole_path_with_the_real_daemon(daemon: BatchdProcess, prompts: Path) -> None:
+    write_input(prompts, ["ok", "400", "ok", "503-then-200"])
+    done = batchd(daemon.url, "submit", prompts, "--wait", "--metadata", "k=v")
+    assert done.returncode == 0, done.stderr
+    assert "completed: 3 of 4 lines answered, 1 failed" in done.stdout
+    output = prompts.with_name("prompts.output.jsonl").read_text().splitlines()
+    answered = {json.loads(line)["custom_id"] for line in output}
+    assert answered == {"line-0", "line-2", "line-3"}
+    (failed,) = prompts.with_name("prompts.errors.jsonl").read_text().splitlines()
+    assert json.loads(failed)["custom_id"] == "line-1"
+
+    (listed,) = json.loads(batchd(daemon.url, "list", "--json").stdout)["data"]
+    assert listed["metadata"] == {"k": "v"}
+    batch_id = listed["id"]
+    assert "4 of 4 lines, 1 failed" in batchd(daemon.url, "show", batch_id).stdout
+    assert batchd(daemon.url, "results", batch_id).stdout.splitlines() == output
+    refused = batchd(daemon.url, "cancel", batch_id)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "Cannot cancel a batch with status 'completed'." in refused.stderr
+
+    files = json.loads(batchd(daemon.url, "files", "list", "--json").stdout)["data"]
+    assert {file["purpose"] for file in files} == {"batch", "batch_output"}
+    input_id = listed["input_file_id"]
+    assert batchd(daemon.url, "files", "get", input_id).stdout == prompts.read_text()
+    assert batchd(daemon.url, "files", "delete", input_id).returncode == 0
+    assert "No such File object" in batchd(daemon.url, "files", "get", input_id).stderr
+
+
+def test_an_input_that_is_not_valid_is_told_line_by_line(
+    daemon: BatchdProcess, prompts: Path
+) -> None:
+    write_input(prompts, ["ok"])
+    with prompts.open("a") as out:
+        out.write("not json\n")
+    done = batchd(daemon.url, "submit", prompts, "--wait")
+    assert done.returncode == 1
+    assert "line 2: invalid_json_line" in done.stdout
+
+
+def test_waiting_outlasts_a_killed_daemon(daemon: BatchdProcess, prompts: Path) -> None:
+    write_input(prompts, ["slow:0.2"] * 200)
+    with shell(daemon.url, "submit", prompts, "--wait", terminal=False) as waiting:
+        waiting.until("in_progress")
+        daemon.kill()
+        waiting.until("waiting for batchd")
+        daemon.start()
+        waiting.until("200 of 200 lines answered")
+        assert waiting.code() == 0
+    assert len(prompts.with_name("prompts.output.jsonl").read_text().splitlines()) == 200
+
+
+def test_check_finds_the_running_daemon_and_its_backend_well(daemon: BatchdProcess) -> None:
+    done = batchd(daemon.url, "check", "--config", daemon.config)
+    assert done.returncode == 0, done.stdout
+    assert 'ok  backend "model"' in done.stdout
+
+
+@pytest.mark.local_model
+@pytest.mark.timeout(120)
+def test_the_demo_runs_a_real_model_and_stops_what_it_started(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    directory = tmp_path / "demo"
+    with shell("", "demo", "--directory", directory, "--lines", "3") as demo:
+        demo.until("To go on", within=100)
+        assert demo.code() == 0
+    assert len((directory / "prompts.output.jsonl").read_text().splitlines()) == 3
+    assert "3 of 3 lines answered" in demo.seen
+    assert "batchd_stopped" in (directory / "daemon.log").read_text()

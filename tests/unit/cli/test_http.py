@@ -36,7 +36,7 @@ def test_a_daemon_that_is_not_running_is_said_with_what_to_do(offline: Run) -> N
     result = offline("list", "--url", url)
     assert result.code == 1
     assert result.err == (
-        f"batchd: batchd cannot be reached at {url} (connection refused): start it with "
+        f"batchd: cannot reach the daemon at {url} (connection refused): start it with "
         "`batchd serve`, or name its address with --url or $BATCHD_URL\n"
     )
 

@@ -1,5 +1,6 @@
 """Every URL in one list."""
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
@@ -7,7 +8,8 @@ from aiohttp import web
 from batchd.api import batches, files, models, ops
 from batchd.api.auth import Guard, Keys
 from batchd.api.middleware import add_headers, authorize, errors_as_json, identify
-from batchd.api.parts import BACKEND, BATCHES, CONFIG, FILES
+from batchd.api.parts import BACKEND, BATCHES, CONFIG, FILES, UPLOADS
+from batchd.api.uploads import Uploads
 from batchd.backends.backend import Backend
 from batchd.batches import Batches
 from batchd.config import Config
@@ -49,7 +51,9 @@ def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
         ],
     )
     app[CONFIG] = config
+    app[UPLOADS] = asyncio.Semaphore(config.server.max_uploads)
     app[FILES] = files_
+    app[UPLOADS] = Uploads(files_, config.server)
     app[BATCHES] = batches_
     app[BACKEND] = backend
     app.on_response_prepare.append(add_headers)

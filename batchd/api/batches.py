@@ -2,7 +2,8 @@
 
 from aiohttp import web
 
-from batchd.api.parts import BATCHES, CONFIG, OWNER, answer
+from batchd.api.identity import OWNER
+from batchd.api.parts import BATCHES, CONFIG, answer
 from batchd.model import BatchRecord
 from batchd.wire import params
 from batchd.wire.objects import BatchObject, ListObject

@@ -4,8 +4,8 @@ import urllib.parse
 
 from aiohttp import web
 
-from batchd.api.parts import CONFIG, FILES, OWNER, answer
-from batchd.api.uploads import receive
+from batchd.api.identity import OWNER
+from batchd.api.parts import FILES, UPLOADS, answer
 from batchd.wire import params
 from batchd.wire.objects import FileDeleted, FileObject, ListObject
 
@@ -13,8 +13,7 @@ _MAX_LIMIT = 10_000
 
 
 async def create(request: web.Request) -> web.Response:
-    record = await receive(request, request.app[FILES], request.app[CONFIG].server)
-    return answer(FileObject.of(record))
+    return answer(FileObject.of(await request.app[UPLOADS].receive(request)))
 
 
 async def index(request: web.Request) -> web.Response:

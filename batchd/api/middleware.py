@@ -9,7 +9,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from batchd.api.auth import Guard, Keys
-from batchd.api.parts import OWNER, REQUEST_ID, answer
+from batchd.api.identity import OWNER, REQUEST_ID
+from batchd.api.parts import answer
 from batchd.errors import (
     BatchdError,
     InvalidRequest,

@@ -1,10 +1,12 @@
 """What handlers share: where they find the parts of the daemon, and how they answer."""
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
 
+from batchd.api.uploads import Uploads
 from batchd.backends.backend import Backend
 from batchd.batches import Batches
 from batchd.config import Config
@@ -15,9 +17,9 @@ FILES = web.AppKey("files", Files)
 BATCHES = web.AppKey("batches", Batches)
 BACKEND = web.AppKey("backend", Backend)
 CONFIG = web.AppKey("config", Config)
+UPLOADS = web.AppKey("uploads", asyncio.Semaphore)
 
-REQUEST_ID = web.RequestKey("request_id", str)
-OWNER = web.RequestKey("owner", str)
+UPLOADS = web.AppKey("uploads", Uploads)
 
 
 def answer(

@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
-from batchd.api.parts import OWNER
+from batchd.api.identity import OWNER
 from batchd.config import ServerConfig
-from batchd.errors import InvalidRequest, RequestTimeout
+from batchd.errors import Busy, InvalidRequest, RequestTimeout
 from batchd.files import Files, Upload
 from batchd.model import FileRecord
 from batchd.wire import params
@@ -26,15 +26,36 @@ _ENVELOPE = 1 << 16  # bytes that a body may have beyond its file
 _FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
 
 
-async def receive(request: web.Request, files: Files, config: ServerConfig) -> FileRecord:
-    """Take one upload and make it a file."""
+class Uploads:
+    """Takes uploads, a bounded number at once: each holds a descriptor and some hundred KiB."""
+
+    def __init__(self, files: Files, config: ServerConfig) -> None:
+        self._files = files
+        self._config = config
+        self._open = 0
+
+    async def receive(self, request: web.Request) -> FileRecord:
+        """Take one upload and make it a file. ``Busy`` if there are too many already."""
+        if self._open >= self._config.max_uploads:
+            raise Busy
+        self._open += 1
+        try:
+            return await _receive(request, self._files, self._config)
+        finally:
+            self._open -= 1
+
+
+async def _receive(request: web.Request, files: Files, config: ServerConfig) -> FileRecord:
     if not request.content_type.startswith("multipart/form-data"):
         raise InvalidRequest(
             "Send the file as multipart/form-data, with the parts 'file' and 'purpose'."
         )
     if request.content_length is not None:
         files.check_size(max(0, request.content_length - _ENVELOPE))
-    async with files.receive(request.content_length) as upload:
+    async with (
+        _one_of(request.app[UPLOADS]),
+        files.receive(request.content_length) as upload,
+    ):
         form = _Form(upload, files, config.upload_timeout)
         try:
             await form.read(await request.multipart())
@@ -56,6 +77,15 @@ async def receive(request: web.Request, files: Files, config: ServerConfig) -> F
                 fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
             ),
         )
+
+
+@contextlib.asynccontextmanager
+async def _one_of(places: asyncio.Semaphore) -> AsyncGenerator[None]:
+    """One of the places for uploads. ``Busy`` if there is none: clients come back by themselves."""
+    if places.locked():
+        raise Busy
+    async with places:
+        yield
 
 
 class _Form:

@@ -84,6 +84,8 @@ def prepare(directory: Path, url: str, lines: int) -> None:
         f"[storage]\ndirectory = {state}\n",
         encoding="utf-8",
     )
+    for old in (_output(directory), _errors(directory)):
+        old.unlink(missing_ok=True)
     with _input(directory).open("w", encoding="utf-8") as out:
         out.writelines(request_line(index) for index in range(lines))
 
@@ -203,7 +205,7 @@ def _say_where(directory: Path, url: str, *, keep: bool) -> None:
     click.echo()
     start = "" if keep else f"  batchd serve --config {config}\n"
     click.echo(
-        f"To go on{'' if keep else ', start the daemon again'}, and in another terminal:\n"
+        f"To go on, {'' if keep else 'start the daemon again and '}in another terminal:\n"
         f"{start}  export BATCHD_URL={url}\n"
         f"  batchd submit {_input(directory)} --wait --force\n  batchd list\n"
         "For your own model server put a [[backends]] table with its base_url in place of "

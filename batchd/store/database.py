@@ -158,7 +158,7 @@ async def _migrate(connection: aiosqlite.Connection) -> None:
     """Bring the schema to this program's version, one transaction a step."""
     rows = list(await connection.execute_fetchall("PRAGMA user_version"))
     current = int(rows[0][0])
-    known = migrations()
+    known = await asyncio.to_thread(migrations)
     if current > known[-1][0]:
         raise ConfigError(
             f"the database has schema version {current}, newer than this batchd's "

@@ -1,13 +1,14 @@
 """The documents say what the program does: settings, log names, commands."""
 
-import ast
 import re
 import tomllib
 from pathlib import Path
 
 import msgspec
 
+from batchd.cli.main import COMMANDS
 from batchd.config import Config, Duration, Size, parse
+from tests.unit.test_logs import log_names
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "config.example.toml").read_text(encoding="utf-8")
@@ -80,30 +81,12 @@ def test_the_example_as_it_stands_is_a_configuration_with_defaults() -> None:
     assert len(config.backends) == 1
 
 
-def _logged_names() -> set[str]:
-    names: set[str] = set()
-    for path in (ROOT / "batchd").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and isinstance(node.func.value, ast.Name)
-                and node.func.value.id == "log"
-                and node.args
-                and isinstance(node.args[0], ast.Constant)
-            ):
-                names.add(str(node.args[0].value))
-    return names
-
-
 def test_the_readme_lists_every_name_that_is_logged() -> None:
     table = README.split("## What the log says", 1)[1].split("\n## ", 1)[0]
     listed = set(re.findall(r"^\| `([a-z_]+)` \|", table, flags=re.MULTILINE))
-    assert listed == _logged_names()
+    assert listed == set(log_names())
 
 
 def test_every_command_is_in_the_readme() -> None:
-    from batchd.cli.main import main_group  # noqa: PLC0415 - the command line's own tests load it
-
-    for name in main_group.list_commands(None):  # type: ignore[arg-type]
+    for name in COMMANDS:
         assert f"batchd {name}" in README

@@ -24,7 +24,9 @@ def test_the_demo_writes_a_configuration_that_the_daemon_accepts(tmp_path: Path)
 
 def test_a_directory_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
     prepare(tmp_path, "http://127.0.0.1:1", 1)  # empty: welcome
+    (tmp_path / "prompts.output.jsonl").write_text("of an earlier run")
     prepare(tmp_path, "http://127.0.0.1:2", 2)  # its own: again
+    assert not (tmp_path / "prompts.output.jsonl").exists()
     (tmp_path / "config.toml").write_text("local = true\n")
     with pytest.raises(CommandFailed, match="is not a demo's"):
         prepare(tmp_path, "http://127.0.0.1:3", 3)

@@ -132,6 +132,7 @@ class RetriesConfig(Section, frozen=True):
     fault_limit: int = 5
     first_delay: Duration = Duration(1)
     max_delay: Duration = Duration(60)
+    refused_pause: Duration = Duration(300)
 
     def __post_init__(self) -> None:
         _at_least(1, fault_limit=self.fault_limit)

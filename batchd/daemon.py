@@ -11,13 +11,10 @@ import faulthandler
 import logging
 import os
 import random
-import resource
 import secrets
-import signal
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
-from typing import NoReturn
+from collections.abc import Mapping
 
 import uvloop
 from aiohttp import http_parser
@@ -41,6 +38,13 @@ from batchd.engine.validator import Validator
 from batchd.errors import BatchdError, ConfigError
 from batchd.files import Files
 from batchd.inbox import Inbox
+from batchd.process import (
+    FATAL,
+    die,
+    leaves,
+    raise_descriptor_limit,
+    stop_on_signals,
+)
 from batchd.retry import Policy
 from batchd.spool import Spool
 from batchd.store.database import SQLITE_VERSION, Database
@@ -54,7 +58,6 @@ log = logging.getLogger(__name__)
 _SWITCH_INTERVAL = 0.0005
 _LOCAL_SLOTS = 4
 _CLOSING = 15.0  # seconds that closing may take beyond the drain
-_FATAL = 1
 
 
 def run(config: Config) -> int:
@@ -68,7 +71,7 @@ def run(config: Config) -> int:
     )
     os.umask(0o027)
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     if not hasattr(http_parser, "HttpRequestParserC"):
         raise ConfigError("aiohttp was built without its C parser; install its binary wheel")
     faulthandler.enable()  # systemd's watchdog ends us with SIGABRT: say where we hung
@@ -78,14 +81,14 @@ def run(config: Config) -> int:
     except asyncio.CancelledError:
         log.warning("drain_given_up")
     except BaseExceptionGroup as group:
-        for reason in _leaves(group):
+        for reason in leaves(group):
             known = isinstance(reason, BatchdError)
             log.critical(
                 "batchd_died",
                 extra={"reason": str(reason) if known else type(reason).__name__},
                 exc_info=None if known else reason,
             )
-    return _FATAL
+    return FATAL
 
 
 class _Daemon:
@@ -104,7 +107,7 @@ class _Daemon:
         config = self._config
         keys = Keys.read(config.auth.keys_file)
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(_stop_on_signals(self._stop))
+            stack.enter_context(stop_on_signals(self._stop))
             self._spool.prepare()
             stack.enter_context(self._spool.locked())
             database = await stack.enter_async_context(
@@ -236,7 +239,12 @@ class _Daemon:
             backend,
             writer,
             self._spool.disk,
-            Policy(retries.fault_limit, retries.first_delay, retries.max_delay),
+            Policy(
+                retries.fault_limit,
+                retries.first_delay,
+                retries.max_delay,
+                retries.refused_pause,
+            ),
             memory=self._config.storage.memory,
             drain=self._config.server.drain,
             draw=random.random,
@@ -260,49 +268,7 @@ class _Daemon:
         with contextlib.suppress(OSError):
             self._spool.sync_failed.touch()
             self._spool.disk.sync_directory(self._spool.directory)
-        _die(reason)
+        die(reason)
 
     def _database_failed(self, reason: str) -> None:
-        _die(reason)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
-
-
-def _die(reason: str) -> NoReturn:
-    log.critical("batchd_died", extra={"reason": reason})
-    sys.stderr.flush()
-    os._exit(_FATAL)
-
-
-@contextlib.contextmanager
-def _stop_on_signals(stop: asyncio.Event) -> Generator[None]:
-    """SIGTERM and SIGINT set ``stop``; a second one gives up the drain."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-
-    def on_signal() -> None:
-        if stop.is_set() and task is not None:
-            task.cancel()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-def _raise_descriptor_limit() -> None:
-    """Many batches at once need more descriptors than a shell's usual 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+        die(reason)

@@ -17,8 +17,6 @@ _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _SERVER_ERROR = 500
 
-AUTH_PAUSE = 300.0
-QUOTA_PAUSE = 300.0
 _FIRST_PARK = 1.0
 _MAX_PARK = 30.0
 
@@ -43,6 +41,7 @@ class Policy(msgspec.Struct, frozen=True):
     fault_limit: int = 5
     first_delay: float = 1.0
     max_delay: float = 60.0
+    refused_pause: float = 300.0  # after a refused key or a used-up quota
 
     def backoff(self, attempt: int, *, hint: float | None, jitter: float) -> float:
         """Seconds to wait before attempt ``attempt + 1``.
@@ -84,9 +83,9 @@ def decide(
             return _park(line, standing, "unreachable", None, jitter)
         return _fault(line, policy, None, jitter)
     if outcome.status_code == _TOO_MANY_REQUESTS:
-        return _throttled(outcome, line, standing, jitter)
+        return _throttled(outcome, line, standing, policy, jitter)
     if _refused(outcome, standing):
-        return Park(AUTH_PAUSE, f"refused_{outcome.status_code}", line)
+        return Park(policy.refused_pause, f"refused_{outcome.status_code}", line)
     if outcome.status_code in _FAULT_STATUSES or outcome.status_code >= _SERVER_ERROR:
         return _fault(line, policy, outcome.hint, jitter)
     return Settle()
@@ -107,9 +106,11 @@ def _fault(line: LineState, policy: Policy, hint: float | None, jitter: float) -
     return Requeue(policy.backoff(faults, hint=hint, jitter=jitter), state)
 
 
-def _throttled(reply: Reply, line: LineState, standing: Standing, jitter: float) -> Decision:
+def _throttled(
+    reply: Reply, line: LineState, standing: Standing, policy: Policy, jitter: float
+) -> Decision:
     if reply.error_code == "insufficient_quota":
-        return Park(QUOTA_PAUSE, "insufficient_quota", line)
+        return Park(policy.refused_pause, "insufficient_quota", line)
     # Counted only if the backend has served somebody since: then it may be this line's own fault.
     served_others = standing.successes > line.successes_seen
     throttles = line.throttles + 1 if served_others or line.throttles == 0 else line.throttles

@@ -1,6 +1,5 @@
 """Every URL in one list."""
 
-import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
@@ -51,7 +50,6 @@ def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
         ],
     )
     app[CONFIG] = config
-    app[UPLOADS] = asyncio.Semaphore(config.server.max_uploads)
     app[FILES] = files_
     app[UPLOADS] = Uploads(files_, config.server)
     app[BATCHES] = batches_

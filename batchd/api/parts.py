@@ -1,6 +1,5 @@
 """What handlers share: where they find the parts of the daemon, and how they answer."""
 
-import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -17,7 +16,6 @@ FILES = web.AppKey("files", Files)
 BATCHES = web.AppKey("batches", Batches)
 BACKEND = web.AppKey("backend", Backend)
 CONFIG = web.AppKey("config", Config)
-UPLOADS = web.AppKey("uploads", asyncio.Semaphore)
 
 UPLOADS = web.AppKey("uploads", Uploads)
 

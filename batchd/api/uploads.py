@@ -52,10 +52,7 @@ async def _receive(request: web.Request, files: Files, config: ServerConfig) -> 
         )
     if request.content_length is not None:
         files.check_size(max(0, request.content_length - _ENVELOPE))
-    async with (
-        _one_of(request.app[UPLOADS]),
-        files.receive(request.content_length) as upload,
-    ):
+    async with files.receive(request.content_length) as upload:
         form = _Form(upload, files, config.upload_timeout)
         try:
             await form.read(await request.multipart())
@@ -77,15 +74,6 @@ async def _receive(request: web.Request, files: Files, config: ServerConfig) -> 
                 fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
             ),
         )
-
-
-@contextlib.asynccontextmanager
-async def _one_of(places: asyncio.Semaphore) -> AsyncGenerator[None]:
-    """One of the places for uploads. ``Busy`` if there is none: clients come back by themselves."""
-    if places.locked():
-        raise Busy
-    async with places:
-        yield
 
 
 class _Form:

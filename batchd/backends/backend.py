@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from batchd.backends.client import Client, session
+from batchd.backends.client import Client, Connections, connections
 from batchd.backends.limits import Limiter
 from batchd.config import BackendConfig
 from batchd.errors import ConfigError
@@ -34,9 +34,9 @@ _KEY = re.compile(r"[!-~]+")
 _PARK_TEXTS = {
     "unreachable": "cannot be reached",
     "rate_limited": "asks to wait (429)",
-    "insufficient_quota": "says that the quota is used up; trying again every 5 minutes",
+    "insufficient_quota": "says that the quota is used up; trying again now and then",
     "refused_401": "refuses its API key (401); put a valid one in place: it is read again",
-    "refused_403": "refuses access (403) to its API key; trying again every 5 minutes",
+    "refused_403": "refuses access (403) to its API key; trying again now and then",
 }
 
 
@@ -61,7 +61,7 @@ class Backend:
     def __init__(  # noqa: PLR0913 - its parts, and time and chance from outside
         self,
         config: BackendConfig,
-        opened: aiohttp.ClientSession,
+        opened: Connections,
         environment: Mapping[str, str],
         *,
         now: Callable[[], float],
@@ -72,7 +72,7 @@ class Backend:
         self.limiter = Limiter(
             max_in_flight=config.max_in_flight, requests_per_minute=config.requests_per_minute
         )
-        self._session = opened
+        self._session = opened.kept
         self._environment = environment
         self._now = now
         self._monotonic = monotonic
@@ -200,10 +200,10 @@ async def opened_backend(
     new_request_id: Callable[[], str],
 ) -> AsyncGenerator[Backend]:
     """A backend with its connections and its key."""
-    async with session(config) as connections:
+    async with connections(config) as opened:
         backend = Backend(
             config,
-            connections,
+            opened,
             environment,
             now=now,
             monotonic=monotonic,

@@ -4,7 +4,8 @@ The body goes out byte for byte. The answer is read in pieces under a cap, withi
 connect, first byte, idle between pieces, and always a total (a server that drips a byte now and
 then would never trip the others). Redirects are not followed: the prompt would go elsewhere.
 A reused connection that dies before any byte of an answer was stale, not a fault: the request is
-sent again at once on another. Exceptions never leave with prompts, answers or headers in them.
+sent again at once on a new one, which cannot be stale. Exceptions never leave with prompts,
+answers or headers in them.
 """
 
 import asyncio
@@ -27,7 +28,6 @@ _FIRST_STATUS = 200
 _SUCCESS = range(200, 300)
 _OFFLOAD = 1 << 18  # bytes; judging more JSON than this would hold the loop up
 _LARGE_BODY = 1 << 20  # bytes; aiohttp wants a file object for more
-_MAX_STALE = 64
 _WRAPPED = 4096
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -50,20 +50,33 @@ class _ErrorBody(msgspec.Struct, frozen=True):
 _decode_error = msgspec.json.Decoder(_ErrorBody).decode
 
 
+class Connections(msgspec.Struct, frozen=True):
+    """Two ways to one backend: over connections that are kept, or a fresh one each time."""
+
+    kept: aiohttp.ClientSession
+    fresh: aiohttp.ClientSession
+
+
 @contextlib.asynccontextmanager
-async def session(config: BackendConfig) -> AsyncGenerator[aiohttp.ClientSession]:
+async def connections(config: BackendConfig) -> AsyncGenerator[Connections]:
     """Connections to one backend; no cookies, no proxies from the environment."""
+    keep = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, ttl_dns_cache=10)
+    close = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=10)
+    async with _session(config, keep) as kept, _session(config, close) as fresh:
+        yield Connections(kept, fresh)
+
+
+def _session(config: BackendConfig, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_note_reuse)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, ttl_dns_cache=10),
+    return aiohttp.ClientSession(
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
         headers={"Accept-Encoding": "identity", "User-Agent": "batchd"},
         trace_configs=[trace],
         trust_env=False,
-    ) as opened:
-        yield opened
+    )
 
 
 async def _note_reuse(
@@ -79,14 +92,14 @@ class Client:
 
     def __init__(
         self,
-        opened: aiohttp.ClientSession,
+        opened: Connections,
         config: BackendConfig,
         *,
         key: Callable[[], str | None],
         now: Callable[[], float],
         new_request_id: Callable[[], str],
     ) -> None:
-        self._session = opened
+        self._connections = opened
         self._config = config
         self._base = config.base_url.rstrip("/")
         self._key = key
@@ -96,21 +109,29 @@ class Client:
     async def send(self, endpoint: str, line: RequestLine) -> Outcome:
         """Send one line once and say what it came to; only cancellation is raised."""
         url = self._base + endpoint.removeprefix("/v1")
-        for _ in range(_MAX_STALE):
-            trace = SimpleNamespace(reused=False, answered=False)
-            try:
-                async with asyncio.timeout(self._config.total_timeout):
-                    return await self._exchange(url, line.body, trace)
-            except (aiohttp.ClientError, OSError, ValueError, _TooLarge) as error:
-                kind = _failure_kind(error)
-                stale = kind is FailureKind.RESET and trace.reused and not trace.answered
-                if not stale:
-                    return Failure(kind)
-        return Failure(FailureKind.RESET)
+        outcome = await self._try(self._connections.kept, url, line.body)
+        return (
+            outcome
+            or await self._try(self._connections.fresh, url, line.body)
+            or Failure(FailureKind.RESET)
+        )
 
-    async def _exchange(self, url: str, body: bytes, trace: SimpleNamespace) -> Outcome:
+    async def _try(self, session: aiohttp.ClientSession, url: str, body: bytes) -> Outcome | None:
+        """One exchange; None if its connection was stale."""
+        trace = SimpleNamespace(reused=False, answered=False)
+        try:
+            async with asyncio.timeout(self._config.total_timeout):
+                return await self._exchange(session, url, body, trace)
+        except (aiohttp.ClientError, OSError, ValueError, _TooLarge) as error:
+            kind = _failure_kind(error)
+            stale = kind is FailureKind.RESET and trace.reused and not trace.answered
+            return None if stale else Failure(kind)
+
+    async def _exchange(
+        self, session: aiohttp.ClientSession, url: str, body: bytes, trace: SimpleNamespace
+    ) -> Outcome:
         async with asyncio.timeout(self._config.first_byte_timeout):
-            response = await self._session.post(
+            response = await session.post(
                 url,
                 data=body if len(body) < _LARGE_BODY else io.BytesIO(body),
                 headers=self._headers(),

@@ -29,6 +29,7 @@ from batchd.writer import Writer
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 1.0
+_BEHIND_OTHERS = 0.1
 
 
 class Limits(Protocol):
@@ -218,7 +219,8 @@ class Runner:
                 self._requeue(run, line.index, decision, size)
             case Park():
                 self._park(decision)
-                self._requeue(run, line.index, decision, size)
+                # Another line goes first if there is one: this one alone may be why.
+                self._requeue(run, line.index, decision, size, behind=_BEHIND_OTHERS)
 
     def _heard(self, outcome: Outcome) -> None:
         if isinstance(outcome, Reply):
@@ -229,8 +231,10 @@ class Runner:
         self._backend.park(park)
         self._runs.backend_note = self._backend.note
 
-    def _requeue(self, run: Run, index: int, decision: Requeue | Park, size: int) -> None:
-        due = asyncio.get_running_loop().time() + decision.delay
+    def _requeue(
+        self, run: Run, index: int, decision: Requeue | Park, size: int, *, behind: float = 0
+    ) -> None:
+        due = asyncio.get_running_loop().time() + decision.delay + behind
         run.wait_until(index, due, decision.state)
         self._scheduler.line_waits(run)
         self._let_go(run, size)

@@ -10,7 +10,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -224,7 +224,7 @@ def _events(connection: h11.Connection) -> Iterator[object]:
         yield event
 
 
-def _headers(headers: h11.Headers | list[tuple[bytes, bytes]]) -> dict[str, str]:
+def _headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode().lower(): value.decode("latin-1") for name, value in headers}
 
 

@@ -1,6 +1,7 @@
 """The errors that every route shares, to the letter (contract 1.3)."""
 
 import hashlib
+import urllib.parse
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -53,7 +54,6 @@ async def test_what_is_no_bearer_key_counts_as_none(guarded: Api, authorization:
         ("wrong-key-of-bert", "wron***"),
         ("short", "***"),
         ("schlüssel-of-bert", "schl***"),
-        ("\udcff\udcfe\udcfd", "***"),
     ],
 )
 async def test_a_wrong_key_is_refused_and_not_repeated(
@@ -278,14 +278,11 @@ async def test_output_expires_after_may_lack_its_members(
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])
-@pytest.mark.parametrize("given", ["", "x", "1.5", "1e2", "%2B1", " 1", "٣", "0x10", "9" * 5000])
+@pytest.mark.parametrize("given", ["", "x", "1.5", "1e2", "+1", " 1", "٣", "0x10", "9" * 5000])
 async def test_a_limit_that_is_no_integer_is_refused(api: Api, path: str, given: str) -> None:
-    answer = await api.get(f"{path}?limit={given.replace(' ', '%20')}")
-    error = answer.json["error"]
-    shown = {"%2B1": "+1"}.get(given, given)[:64]
-    message = f"Invalid type for 'limit': expected an integer, but got '{shown}' instead."
-    assert (answer.status, error["code"], error["param"]) == (400, "invalid_type", "limit")
-    assert error["message"] == message
+    answer = await api.get(f"{path}?limit={urllib.parse.quote(given)}")
+    message = f"Invalid type for 'limit': expected an integer, but got '{given[:64]}' instead."
+    refused(answer, 400, message, code="invalid_type", param="limit")
 
 
 @pytest.mark.parametrize(("path", "most"), [("/v1/files", 10_000), ("/v1/batches", 100)])
@@ -369,7 +366,7 @@ async def test_a_bug_is_an_answer_too_and_stands_in_the_log(
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
 async def test_an_encoded_body_is_refused(api: Api, path: str, encoding: str) -> None:
     sent = form(PURPOSE, FILE, field("x", "y"))
     headers = {"Content-Type": sent.content_type, "Content-Encoding": encoding}

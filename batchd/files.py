@@ -18,13 +18,14 @@ import contextlib
 import hashlib
 import os
 from codecs import getincrementaldecoder
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 
 import aiofiles
 import msgspec
 
 from batchd import ids
+from batchd.disk import is_full
 from batchd.errors import InvalidRequest, NoRoom, TooLarge
 from batchd.jsonl import BOM, lines
 from batchd.model import FileRecord, Purpose
@@ -107,8 +108,9 @@ class Files:
             raise NoRoom
         path = self._spool.incoming(self._draw(16).hex())
         try:
-            async with aiofiles.open(path, "xb") as out:
-                yield Upload(path, out)
+            with _no_room_when_full():
+                async with aiofiles.open(path, "xb") as out:
+                    yield Upload(path, out)
         finally:
             await self._spool.disk.run(self._spool.disk.remove, path)
 
@@ -187,9 +189,13 @@ class Files:
         )
         return found[:limit], len(found) > limit
 
-    def path(self, record: FileRecord) -> Path:
-        """Where the bytes of a live file are."""
-        return self._spool.file(record.id)
+    async def find_bytes(self, owner: str, file_id: str) -> tuple[FileRecord, Path]:
+        """As ``get``, and where the bytes are."""
+        record = await self.get(owner, file_id)
+        path = self._spool.file(file_id)
+        if await self._spool.disk.run(self._spool.disk.size, path) is None:
+            raise params.no_such_file(file_id)
+        return record, path
 
     async def delete(self, owner: str, file_id: str) -> None:
         """``NotFound`` as in ``get``. A batch that has begun keeps its own hold on the bytes."""
@@ -220,6 +226,16 @@ class Files:
     async def is_orphan(self, file_id: str) -> bool:
         """Whether no live row names these bytes (a ledger's id is not known here)."""
         return not await table.has_live_row(self._database, file_id)
+
+
+@contextlib.contextmanager
+def _no_room_when_full() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise NoRoom from error
+        raise
 
 
 def clean_filename(name: str) -> str:

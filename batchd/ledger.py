@@ -226,6 +226,7 @@ def _salvage(disk: Disk, path: Path, spans: list[tuple[int, int]], *, keep: bool
     finally:
         disk.close(descriptor)
     if keep:
-        disk.rename(path, path.with_name(path.name + ".damaged"))
+        # A second name, not a new one: killed before the rename, the next start finds all of it.
+        disk.link_or_copy(path, path.with_name(path.name + ".damaged"))
     disk.rename(fresh, path)
     return size

@@ -125,6 +125,29 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.in_progress_at is not None
 
 
+class InboxClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of table ``inbox_claim``: a file taken from the inbox and the batch it became.
+
+    ``stem`` is what its results are called in the outbox (``stem.output.jsonl``).
+    """
+
+    seq: int = 0
+    device: int
+    inode: int
+    mtime_ns: int
+    size: int
+    uid: int
+    name: str
+    stem: str
+    batch_id: str
+    left_at: int | None = None
+    delivered_at: int | None = None
+
+    @property
+    def identity(self) -> tuple[int, int, int, int]:
+        return self.device, self.inode, self.mtime_ns, self.size
+
+
 class Progress(msgspec.Struct, frozen=True):
     """What is known of a running batch beyond its row: durable, but not yet in SQLite."""
 

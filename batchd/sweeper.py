@@ -7,12 +7,12 @@ nobody's. The clock on the wall may jump: after a jump nothing expires until the
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.files import Files
-from batchd.model import BatchRecord
+from batchd.patience import patient
 from batchd.spool import Spool
 from batchd.states import BatchStatus, Event
 
@@ -49,7 +49,9 @@ class Sweeper:
     async def run(self, stop: asyncio.Event) -> None:
         """Look and sweep until ``stop``."""
         while not stop.is_set():
-            next_end = await self.look()
+            next_end = self._sweep_every
+            with patient("sweeper"):
+                next_end = await self.look()
             await self._bell.wait(at_most=min(self._sweep_every, max(next_end, 0.05)))
 
     async def look(self) -> float:
@@ -57,13 +59,12 @@ class Sweeper:
         monotonic = asyncio.get_running_loop().time()
         if self._clock_jumped(monotonic):
             return self._sweep_every
-        unfinished = await self._batches.unfinished()
-        await self._close_windows(unfinished)
+        await self._close_windows()
         if monotonic >= self._next_sweep:
             self._next_sweep = monotonic + self._sweep_every
-            await self.sweep(unfinished)
-        waiting = [batch.expires_at for batch in unfinished if batch.expires_at > self._now()]
-        return min(waiting, default=self._now() + self._sweep_every) - self._now()
+            await self.sweep()
+        next_end = await self._batches.next_window_end()
+        return self._sweep_every if next_end is None else next_end - self._now()
 
     def _clock_jumped(self, monotonic: float) -> bool:
         now = self._now()
@@ -76,31 +77,26 @@ class Sweeper:
             return True
         return False
 
-    async def _close_windows(self, unfinished: Iterable[BatchRecord]) -> None:
-        now = self._now()
-        for batch in unfinished:
-            if batch.expires_at > now:
-                continue
-            moved = None
+    async def _close_windows(self) -> None:
+        for batch in await self._batches.overdue():
             if batch.status is BatchStatus.VALIDATING:
                 moved = await self._batches.never_started(batch.id, Event.WINDOW_CLOSED)
-            elif batch.status is BatchStatus.IN_PROGRESS:
+            else:
                 moved = await self._batches.advance(batch.id, Event.WINDOW_CLOSED)
             if moved is not None:
                 log.info("window_closed", extra={"batch": batch.id})
 
-    async def sweep(self, unfinished: Iterable[BatchRecord]) -> None:
+    async def sweep(self) -> None:
         """Remove expired files and orphans."""
         expired = await self._files.remove_expired()
-        orphans = await self._remove_orphans(unfinished)
+        orphans = await self._remove_orphans()
         if expired or orphans:
             log.info("swept", extra={"expired_files": expired, "orphans": orphans})
 
-    async def _remove_orphans(self, unfinished: Iterable[BatchRecord]) -> int:
+    async def _remove_orphans(self) -> int:
         disk = self._spool.disk
         before = self._now() - self._orphan_age
         incoming, files, batches = await disk.run(self._spool.strays, before)
-        running = {batch.id for batch in unfinished}
         removed = len(incoming)
         for path in incoming:
             await disk.run(disk.remove, path)
@@ -109,7 +105,7 @@ class Sweeper:
                 await disk.run(disk.remove, self._spool.file(name))
                 removed += 1
         for batch_id in batches:
-            if batch_id not in running and not await self._is_unfinished(batch_id):
+            if not await self._is_unfinished(batch_id):
                 await disk.run(self._spool.release, batch_id)
                 removed += 1
         return removed

@@ -53,13 +53,15 @@ class Appender:
 
     def append(self, file: LedgerFile, data: bytes) -> int:
         """Write ``data`` behind the file's end and return the descriptor, not yet synced."""
-        descriptor = self._descriptor(file)
+        descriptor = None
         try:
+            descriptor = self._descriptor(file)
             self._disk.append(descriptor, data)
         except OSError as error:
             if not is_full(error):
                 raise
-            self._disk.truncate(descriptor, file.end)
+            if descriptor is not None:
+                self._disk.truncate(descriptor, file.end)
             raise DiskFull from error
         return descriptor
 

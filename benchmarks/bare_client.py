@@ -1,4 +1,4 @@
-"""How fast a bare aiohttp client gets answers from the same model server: the limit to compare with.
+"""How fast a bare aiohttp client gets answers from the same model server: the limit.
 
 As many connections as the daemon has, the same bodies, nothing read from or written to a disk. The
 same loop answers a poller meanwhile, which shows what stalls such a loop has without batchd.
@@ -25,9 +25,10 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """What the bare loop came to: answers a second, and the answers its poller got."""
+    """What the bare loop came to: answers a second, CPU for each, what its poller got."""
 
     rate: float
+    cpu: float
     samples: list[Sample]
 
 
@@ -44,11 +45,11 @@ def measure(base_url: str, input_path: Path, seconds: float) -> Limit:
     )
     process.start()
     with Poller(cast("int", pipe.recv()), "/") as poller:
-        rate = cast("float", pipe.recv())
+        rate, cpu = cast("tuple[float, float]", pipe.recv())
         samples = poller.stop()
     pipe.send(None)
     process.join()
-    return Limit(rate, samples)
+    return Limit(rate, cpu, samples)
 
 
 def _bodies(input_path: Path) -> list[bytes]:
@@ -66,14 +67,15 @@ def _work(url: str, bodies: list[bytes], seconds: float, pipe: Connection) -> No
 async def _run(url: str, bodies: list[bytes], seconds: float, pipe: Connection) -> None:
     server, port = await bare_server()
     pipe.send(port)
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     supply = itertools.cycle(bodies)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         counts = await asyncio.gather(
             *(_ask(session, url, supply, started + seconds) for _ in range(CONNECTIONS))
         )
-    pipe.send(sum(counts) / (time.monotonic() - started))
+    count = sum(counts)
+    pipe.send((count / (time.monotonic() - started), (time.process_time() - cpu) / count))
     await asyncio.to_thread(pipe.recv)  # the poller must not meet a closed server
     server.close()
 

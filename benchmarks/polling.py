@@ -1,4 +1,4 @@
-"""Asks one URL every few milliseconds from a process of its own, and keeps how long each answer took.
+"""Asks one URL every few milliseconds, in a process of its own, and keeps what each answer took.
 
 The poller knows HTTP and, of batchd, that an answer may have a ``status``: a sample is filed under
 the phase that its own answer names. A sample's time runs from the sending of that request; the next
@@ -118,10 +118,8 @@ class BareAnswer(asyncio.Protocol):
     """Answers whatever comes with a fixed JSON object of about a batch object's size."""
 
     _BODY = json.dumps({"status": "bare", "padding": "." * 900}).encode()
-    _WIRE = (
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
-    )
+    _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    _WIRE = _HEAD % len(_BODY) + _BODY
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from batchd.api.identity import OWNER
 from batchd.api.parts import FILES, UPLOADS, answer
+from batchd.errors import RangeNotSatisfiable
 from batchd.wire import params
 from batchd.wire.objects import FileDeleted, FileObject, ListObject
 
@@ -41,19 +42,34 @@ async def delete(request: web.Request) -> web.Response:
 async def content(request: web.Request) -> web.StreamResponse:
     """The bytes as stored; ``Range`` is honoured."""
     files = request.app[FILES]
-    record = await files.get(request[OWNER], request.match_info["file_id"])
+    record, path = await files.find_bytes(request[OWNER], request.match_info["file_id"])
+    _check_range(request, record.bytes)
     kind = (
         "application/jsonl; charset=utf-8"
         if record.purpose in ("batch", "batch_output")
         else "application/octet-stream"
     )
     return web.FileResponse(
-        files.path(record),
+        path,
         headers={
             "Content-Type": kind,
             "Content-Disposition": _disposition(record.filename),
         },
     )
+
+
+def _check_range(request: web.Request, size: int) -> None:
+    """``RangeNotSatisfiable``; FileResponse alone would say so without an error object."""
+    try:
+        start = request.http_range.start
+    except ValueError:
+        start = size
+    # With If-Range the range counts only if the file is still the same; FileResponse knows.
+    if start is not None and start >= size and "If-Range" not in request.headers:
+        raise RangeNotSatisfiable(
+            f"Invalid 'Range': '{request.headers.get('Range', '')[:64]}' is not a range of a file "
+            f"of {size} bytes."
+        )
 
 
 def _disposition(filename: str) -> str:

@@ -109,12 +109,11 @@ class Client:
     async def send(self, endpoint: str, line: RequestLine) -> Outcome:
         """Send one line once and say what it came to; only cancellation is raised."""
         url = self._base + endpoint.removeprefix("/v1")
-        outcome = await self._try(self._connections.kept, url, line.body)
-        return (
-            outcome
-            or await self._try(self._connections.fresh, url, line.body)
-            or Failure(FailureKind.RESET)
-        )
+        for session in (self._connections.kept, self._connections.fresh):
+            outcome = await self._try(session, url, line.body)
+            if outcome is not None:
+                return outcome
+        return Failure(FailureKind.RESET)
 
     async def _try(self, session: aiohttp.ClientSession, url: str, body: bytes) -> Outcome | None:
         """One exchange; None if its connection was stale."""
@@ -156,14 +155,19 @@ class Client:
         pieces: list[bytes] = []
         size = 0
         while True:
-            async with asyncio.timeout(self._config.idle_timeout):
-                piece = await response.content.readany()
+            piece = await self._piece(response.content)
             if not piece:
                 return b"".join(pieces)
             size += len(piece)
             if size > self._config.max_answer_size:
                 raise _TooLarge
             pieces.append(piece)
+
+    async def _piece(self, content: aiohttp.StreamReader) -> bytes:
+        if content.is_eof():
+            return await content.readany()  # all of it is here already: no wait, no timer
+        async with asyncio.timeout(self._config.idle_timeout):
+            return await content.readany()
 
     def _judge(self, response: aiohttp.ClientResponse, body: bytes) -> Outcome:
         status = response.status

@@ -15,9 +15,10 @@ import logging
 from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.closing import Closing
+from batchd.engine.inputs import LOST, Inputs
 from batchd.engine.runs import CLOSING, Run, Runs
-from batchd.jsonl import IndexedLines
 from batchd.model import BatchRecord, LineFile
+from batchd.patience import patient
 from batchd.spool import Spool
 from batchd.states import BatchStatus, Event
 from batchd.wire.lines import CANCELLED, EXPIRED, INPUT_LOST, custom_id, never_run_line
@@ -34,17 +35,21 @@ _MISCOUNT = "result lines and request lines do not add up ({found} of {total}); 
 class Finalizer:
     """Finalizes every batch that is closing and quiet, several at once."""
 
-    def __init__(self, batches: Batches, runs: Runs, spool: Spool, bell: Bell) -> None:
+    def __init__(
+        self, batches: Batches, runs: Runs, spool: Spool, inputs: Inputs, bell: Bell
+    ) -> None:
         self._batches = batches
         self._runs = runs
         self._spool = spool
+        self._inputs = inputs
         self._bell = bell
 
     async def run(self, stop: asyncio.Event) -> None:
         """Finalize until ``stop``; what has begun is finished."""
         async with asyncio.TaskGroup() as endings:
             while not stop.is_set():
-                await self._end_never_started()
+                with patient("finalizer"):
+                    await self._end_never_started()
                 for run in self._runs:
                     if run.status in CLOSING and run.is_quiet and not run.is_ending:
                         run.is_ending = True
@@ -61,11 +66,17 @@ class Finalizer:
                     _log_end(ended)
 
     async def end(self, run: Run) -> None:
-        """Fill in, check, commit, let go."""
+        """Fill in, check, commit, let go. What could not be done now is tried again."""
+        ended = False
+        with patient("finalizer"):
+            ended = await self._end(run)
+        run.is_ending = ended
+
+    async def _end(self, run: Run) -> bool:
+        """Whether the run needs nothing more from here."""
         record = await self._batches.find(run.id)
         if record is None or record.status not in CLOSING:
-            run.is_ending = False
-            return
+            return False
         await self._fill(run, record)
         ledger = run.ledger
         found = ledger.counts.completed + ledger.counts.failed + ledger.never_run
@@ -74,7 +85,7 @@ class Finalizer:
                 "batch_miscounted", extra={"batch": run.id, "found": found, "total": ledger.total}
             )
             await self._batches.add_note(run.id, _MISCOUNT.format(found=found, total=ledger.total))
-            return
+            return True
         closing = Closing(
             counts=ledger.counts,
             usage=ledger.usage,
@@ -83,10 +94,10 @@ class Finalizer:
         )
         ended = await self._batches.finished(run.id, _event(record, ledger.never_run), closing)
         if ended is None:
-            run.is_ending = False  # cancelled in between: once more, from its new status
-            self._bell.ring()
-            return
+            self._bell.ring()  # cancelled in between: once more, from its new status
+            return False
         await self._let_go(run, record, ended)
+        return True
 
     async def _let_go(self, run: Run, record: BatchRecord, ended: BatchRecord) -> None:
         self._runs.remove(run)
@@ -100,6 +111,7 @@ class Finalizer:
         ):
             if before is not None and after is None:
                 self._spool.disk.remove(self._spool.file(before))
+        self._inputs.forget(record.id)
         self._spool.release(record.id)
 
     async def _fill(self, run: Run, record: BatchRecord) -> None:
@@ -114,23 +126,22 @@ class Finalizer:
             if not run.ledger.is_done(index):
                 group.append(index)
             if len(group) == _FILL_LINES or (group and index == run.ledger.total - 1):
-                work = self._spool.disk.run(_never_run_lines, run.tag, run.lines, group, error)
+                work = self._spool.disk.run(self._never_run_lines, run, group, error)
                 await run.ledger.append_never_run(await work)
                 group = []
 
+    def _never_run_lines(self, run: Run, group: list[int], error: bytes) -> list[tuple[int, bytes]]:
+        return [
+            (index, never_run_line(run.tag, index, self._name(run, index), error))
+            for index in group
+        ]
 
-def _never_run_lines(
-    tag: bytes, lines: IndexedLines | None, group: list[int], error: bytes
-) -> list[tuple[int, bytes]]:
-    return [(index, never_run_line(tag, index, _name(lines, index), error)) for index in group]
-
-
-def _name(lines: IndexedLines | None, index: int) -> str:
-    """A line's ``custom_id``; empty if the input is lost, for then nobody knows it."""
-    try:
-        return custom_id(lines.read(index)) if lines is not None else ""
-    except (OSError, EOFError, ValueError):
-        return ""
+    def _name(self, run: Run, index: int) -> str:
+        """A line's ``custom_id``; empty if the input is lost, for then nobody knows it."""
+        try:
+            return custom_id(self._inputs.read(run.id, index))
+        except LOST:
+            return ""
 
 
 def _window_closed(record: BatchRecord) -> bool:

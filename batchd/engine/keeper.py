@@ -15,6 +15,7 @@ from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.model import LineFile, Progress
+from batchd.patience import patient
 from batchd.states import BatchStatus, Event
 
 log = logging.getLogger(__name__)
@@ -50,15 +51,16 @@ class Keeper:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the rows until ``stop``."""
         while not stop.is_set():
-            await self.follow()
-            await self._checkpoint()
+            with patient("keeper"):
+                await self.follow()
+                await self._checkpoint()
             await self._bell.wait(at_most=_LOOK_AGAIN)
 
     async def follow(self) -> None:
         """Look at the rows once."""
         statuses = await self._batches.statuses()
         for batch_id, status in statuses.items():
-            if status is BatchStatus.IN_PROGRESS and batch_id not in self._runs:
+            if status is not BatchStatus.VALIDATING and batch_id not in self._runs:
                 await self._recovery.open(batch_id)
         for run in self._runs:
             status = statuses.get(run.id)

@@ -11,7 +11,6 @@ from batchd.batches import Batches
 from batchd.disk import Disk
 from batchd.engine.runs import Run, Runs
 from batchd.errors import SpoolError
-from batchd.jsonl import IndexedLines
 from batchd.ledger import Bitmap, Ledger, Tally, recover
 from batchd.model import BatchRecord, LineFile
 from batchd.spool import Spool
@@ -63,8 +62,6 @@ class Recovery:
             )
         ledger = Ledger(self._writer, work.files, work.done, work.tally)
         run = Run(record, work.tag, ledger)
-        run.lines = work.lines
-        run.input_lost = work.lines is None
         self._runs.add(run)
         if work.tally.lines:
             log.info(
@@ -85,7 +82,6 @@ class _Reading:
         self.done = Bitmap(record.counts.total)
         self.tally = Tally()
         self.files: dict[LineFile, LedgerFile] = {}
-        self.lines: IndexedLines | None = None
 
     def read(self) -> list[tuple[LineFile, str]]:
         """Read both files back; which of them were damaged."""
@@ -110,19 +106,4 @@ class _Reading:
             self.files[which] = LedgerFile(self._spool.file(file_id), found.end)
             if found.damaged:
                 damaged.append((which, file_id))
-        self._open_lines()
         return damaged
-
-    def _open_lines(self) -> None:
-        try:
-            lines = IndexedLines(
-                self._spool.input(self._record.id), self._spool.index(self._record.id)
-            )
-        except OSError as error:
-            log.warning("input_lost", extra={"batch": self._record.id, "reason": error.strerror})
-            return
-        if len(lines) == self._record.counts.total:
-            self.lines = lines
-        else:
-            lines.close()
-            log.error("input_lost", extra={"batch": self._record.id, "reason": "short index"})

@@ -9,21 +9,19 @@ once to the backend, exactly once in the result files.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from batchd.bell import Bell
 from batchd.disk import Disk
+from batchd.engine.inputs import Inputs, Pick, Read
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.engine.scheduler import Scheduler
 from batchd.model import NO_USAGE, Failure, LineFile, Outcome, Reply, RequestLine
 from batchd.retry import Park, Policy, Requeue, Settle, Standing, decide
 from batchd.states import BatchStatus
-from batchd.wire.lines import failure_line, file_of, reply_line, request_line
+from batchd.wire.lines import failure_line, file_of, reply_line
 from batchd.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -57,23 +55,16 @@ class Transport(Protocol):
     def park(self, park: Park) -> None: ...
 
 
-class Pick(msgspec.Struct, frozen=True):
-    """A line that was given a slot and is not read yet."""
-
-    run: Run
-    index: int
-    size: int
-
-
 class Runner:
     """The dispatch loop and the attempts it starts."""
 
-    def __init__(  # noqa: PLR0913 - its parts, its bounds, and chance from outside
+    def __init__(  # noqa: PLR0913, PLR0917 - its parts, its bounds, and chance from outside
         self,
         runs: Runs,
         backend: Transport,
         writer: Writer,
         disk: Disk,
+        inputs: Inputs,
         policy: Policy,
         *,
         memory: int,
@@ -85,6 +76,7 @@ class Runner:
         self._backend = backend
         self._writer = writer
         self._disk = disk
+        self._inputs = inputs
         self._policy = policy
         self._memory = memory
         self._drain = drain
@@ -115,8 +107,15 @@ class Runner:
                 if not picks:
                     await self._wake.wait(at_most=self._until_ready(now))
                     continue
-                for pick, line in await self._disk.run(self._read, picks):
-                    self._start(attempts, pick, line)
+                found = await self._disk.run(
+                    self._inputs.read_picks, picks, self._memory - self._held, alone=self._held == 0
+                )
+                for read in found:
+                    self._start(attempts, read)
+                for pick in picks[len(found) :]:
+                    self._put_back(pick)
+                if not found:
+                    await self._wake.wait(at_most=_LOOK_AGAIN)  # whoever makes room rings
             waker.cancel()
             await self._finish_attempts()
 
@@ -139,18 +138,10 @@ class Runner:
             if found is None:
                 break
             run, index = found
-            if run.lines is None:
-                continue
-            size = run.lines.length(index)
-            if self._held and self._held + size > self._memory:
-                run.put_back(index)
-                self._scheduler.line_is_back(run)
-                break
             self._backend.limiter.take(now)
-            self._held += size
             self._unsettled += 1
             run.unsettled += 1
-            picks.append(Pick(run, index, size))
+            picks.append(Pick(run, index))
         return picks
 
     def _may_send(self, now: float) -> bool:
@@ -158,6 +149,7 @@ class Runner:
         return (
             limiter.ready_at(now) <= now
             and self._unsettled < 2 * limiter.max_in_flight
+            and self._held < self._memory
             and not self._writer.is_full
         )
 
@@ -168,26 +160,25 @@ class Runner:
             return _LOOK_AGAIN  # one of our own bounds: whoever frees it rings
         return min(ready - now, _LOOK_AGAIN)
 
-    def _read(self, picks: list[Pick]) -> list[tuple[Pick, RequestLine | None]]:
-        """Read picked lines (in a thread); None for what the input has lost."""
-        found: list[tuple[Pick, RequestLine | None]] = []
-        for pick in picks:
-            line = None
-            if pick.run.lines is not None:
-                with contextlib.suppress(OSError, EOFError, ValueError):
-                    line = request_line(pick.index, pick.run.lines.read(pick.index))
-            found.append((pick, line))
-        return found
+    def _put_back(self, pick: Pick) -> None:
+        """There was no room for a line after all. Rings no bell: nothing has become free."""
+        self._backend.limiter.give_back()
+        pick.run.put_back(pick.index)
+        self._scheduler.line_is_back(pick.run)
+        self._unsettled -= 1
+        pick.run.unsettled -= 1
+        self._tell_if_quiet(pick.run)
 
-    def _start(self, attempts: asyncio.TaskGroup, pick: Pick, line: RequestLine | None) -> None:
-        run = pick.run
+    def _start(self, attempts: asyncio.TaskGroup, read: Read) -> None:
+        run, line = read.pick.run, read.line
+        self._held += read.size
         if line is None:
             self._lose_input(run)
         if line is None or run.status is not BatchStatus.IN_PROGRESS:
             self._backend.limiter.give_back()
-            self._let_go(run, pick.size)
+            self._let_go(run, read.size)
             return
-        task = attempts.create_task(self._attempt(run, line, pick.size), name=f"line-{line.index}")
+        task = attempts.create_task(self._attempt(run, line, read.size), name=f"line-{line.index}")
         run.attempts.add(task)
         task.add_done_callback(lambda ended: self._attempt_ended(run, ended))
 

@@ -18,7 +18,6 @@ from batchd.states import BatchStatus
 if TYPE_CHECKING:
     import asyncio
 
-    from batchd.jsonl import IndexedLines
 
 NEW_LINE = LineState()
 
@@ -38,7 +37,6 @@ class Run:
         self.status = record.status
         self.tag = tag
         self.ledger = ledger
-        self.lines: IndexedLines | None = None
         self.attempts: set[asyncio.Task[None]] = set()
         self.unsettled = 0  # lines sent whose result is not durable
         self.closing_since: float | None = None
@@ -95,9 +93,6 @@ class Run:
 
     def close(self) -> None:
         self.ledger.close()
-        if self.lines is not None:
-            self.lines.close()
-            self.lines = None
 
 
 class Runs:

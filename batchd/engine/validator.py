@@ -6,6 +6,7 @@ next start writes anew. Nothing is sent unless the whole file is valid.
 """
 
 import asyncio
+import contextlib
 import logging
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from batchd.bell import Bell
 from batchd.closing import missing_input
 from batchd.config import BatchesConfig
 from batchd.engine.inspection import Inspection, Rules, Stopped, Verdict
-from batchd.errors import InvalidRequest
+from batchd.errors import InvalidRequest, NoRoom
 from batchd.files import Files
 from batchd.model import BatchRecord
 from batchd.spool import Spool
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 5.0
 _AT_ONCE = 4
+_POSTPONED = 10.0  # seconds
 
 
 class Models(Protocol):
@@ -52,9 +54,11 @@ class Validator:
         self._config = config
         self._bell = bell
         self._running: dict[str, Inspection | None] = {}
+        self._stop = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Validate until ``stop``; an inspection under way is then given up."""
+        self._stop = stop
         async with asyncio.TaskGroup() as validations:
             while not stop.is_set():
                 statuses = await self._batches.statuses()
@@ -84,6 +88,12 @@ class Validator:
                 await self._validate_record(record)
         except Stopped:
             await self._spool.disk.run(self._spool.release, batch_id)
+        except (OSError, NoRoom) as error:
+            # A full disk as a rule. The batch stays as it is and is looked at again.
+            log.warning("validation_postponed", extra={"batch": batch_id, "reason": str(error)})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POSTPONED):
+                    await self._stop.wait()
         finally:
             del self._running[batch_id]
             self._bell.ring()
@@ -127,6 +137,8 @@ class Validator:
             await self._models.known_models() if config.check_models else None,
         )
         self._running[record.id] = inspection
+        if self._stop.is_set():
+            inspection.stop()
         disk = self._spool.disk
         await disk.run(disk.remove_directory, self._spool.scratch(record.id))
         verdict = await disk.run(inspection.judge)

@@ -32,6 +32,12 @@ STATUSES = """
 SELECT id, status FROM batch
 WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') ORDER BY seq
 """
+OVERDUE = """
+SELECT * FROM batch WHERE status IN ('validating', 'in_progress') AND expires_at <= :now
+"""
+NEXT_WINDOW_END = """
+SELECT MIN(expires_at) AS at FROM batch WHERE status IN ('validating', 'in_progress')
+"""
 OWNS_FILE = """
 SELECT 1 AS found FROM batch
 WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
@@ -134,6 +140,15 @@ async def unfinished(db: Database) -> list[BatchRecord]:
 async def statuses(db: Database) -> dict[str, BatchStatus]:
     """The status of every batch that is not terminal, oldest first."""
     return {str(row["id"]): BatchStatus(str(row["status"])) for row in await db.rows(STATUSES, {})}
+
+
+async def overdue(db: Database, now: int) -> list[BatchRecord]:
+    return [_record(row) for row in await db.rows(OVERDUE, {"now": now})]
+
+
+async def next_window_end(db: Database) -> int | None:
+    row = await db.row(NEXT_WINDOW_END, {})
+    return msgspec.convert(row["at"], int | None) if row else None
 
 
 async def owns_file(db: Database, file_id: str) -> bool:

@@ -192,4 +192,10 @@ class ErrorObject(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: BatchdError) -> "ErrorObject":
-        return cls(ErrorDetail(str(error), error.error_type, error.param, error.code))
+        param = None if error.param is None else _sound(error.param)
+        return cls(ErrorDetail(_sound(str(error)), error.error_type, param, error.code))
+
+
+def _sound(text: str) -> str:
+    """Text that can be UTF-8: what a client sent in a header may not have been."""
+    return text.encode(errors="replace").decode()

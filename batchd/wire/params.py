@@ -130,7 +130,7 @@ def file_expires_after(anchor: str | None, seconds: str | None) -> int | None:
     number = DEFAULT_EXPIRES_AFTER
     if seconds is not None:
         number = _decimal("expires_after.seconds", seconds)
-    return _expires_after("expires_after", anchor or "created_at", number)
+    return _expires_after("expires_after", "created_at" if anchor is None else anchor, number)
 
 
 def _expires_after(name: str, anchor: str, seconds: int) -> int:

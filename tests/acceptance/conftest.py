@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,7 +16,7 @@ MODELS = ("test-model", "meta/llama")
 
 # Windows that end while a test watches, and a grace in which closing batches can be looked at.
 QUICK: dict[str, object] = {
-    "batches": {"completion_windows": ["24h", "1s"], "finish_grace": "1s"},
+    "batches": {"completion_windows": ["24h", "2s"], "finish_grace": "1s"},
 }
 
 
@@ -42,10 +41,8 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSer
     with ExitStack() as running:
 
         def start(**settings: object) -> Service:
-            directory: Path = tmp_path_factory.mktemp("service")
-            model = running.enter_context(
-                ModelProcess(directory, settings=Settings(models=MODELS))
-            )
+            directory = tmp_path_factory.mktemp("service")
+            model = running.enter_context(ModelProcess(directory, settings=Settings(models=MODELS)))
             batchd = running.enter_context(
                 BatchdProcess(directory, backend=model.base_url, settings={**QUICK, **settings})
             )

@@ -10,8 +10,8 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import h11
@@ -60,7 +60,8 @@ class Reader:
         self._body = b""
 
     def request_bytes(self, data: bytes) -> None:
-        with self._lock:
+        """A client may break off its request, as when it is refused before its end."""
+        with self._lock, suppress(h11.RemoteProtocolError):
             self._asking.receive_data(data)
             self._read_requests()
 
@@ -125,7 +126,7 @@ class RecordingProxy:
         return sum(self._watch.checked.values()) + self._lines
 
     @contextmanager
-    def running(self) -> Iterator["RecordingProxy"]:
+    def running(self) -> Generator["RecordingProxy"]:
         accepting = threading.Thread(target=self._accept, name="proxy", daemon=True)
         accepting.start()
         try:
@@ -142,12 +143,12 @@ class RecordingProxy:
             self._watch.faults.clear()
         return found
 
-    def statuses(self, method: str, path: str) -> list[int]:
-        """The answers to this request, in order."""
+    def paths(self, status: int) -> list[str]:
+        """What was asked for and answered with this status, in order."""
         return [
-            exchange.status_code
+            exchange.request.url.path
             for exchange in list(self.seen)
-            if (exchange.request.method, exchange.request.url.path) == (method, path)
+            if exchange.status_code == status
         ]
 
     def _accept(self) -> None:
@@ -229,7 +230,5 @@ def _headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _hang_up(client: socket.socket) -> None:
-    try:
+    with suppress(OSError):  # it may be gone already
         client.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # it was gone already

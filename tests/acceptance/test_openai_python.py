@@ -8,6 +8,7 @@ import pytest
 from openai import OpenAI
 
 from tests.acceptance.conftest import Service, StartService
+from tests.acceptance.scripts.asking import create, jsonl, line, poll
 from tests.acceptance.scripts.lifecycle import STEPS, Step
 
 KEY = "a-key-that-nobody-guesses"
@@ -20,14 +21,10 @@ def test_the_newest_openai_python(step: Step, client: OpenAI, tmp_path: Path) ->
 
 def test_a_refused_cancel_is_asked_once(client: OpenAI, service: Service) -> None:
     """Clients repeat a 409 twice unless they are told not to."""
-    STEPS["cancel_what_has_ended"](client, Path())
-    refused = [
-        exchange.request.url.path
-        for exchange in service.proxy.seen
-        if exchange.status_code == 409
-    ]
-    assert refused
-    assert len(refused) == len(set(refused))
+    batch = poll(client, create(client, jsonl(line("a"))), "completed")
+    with pytest.raises(openai.ConflictError):
+        client.batches.cancel(batch.id)
+    assert service.proxy.paths(409).count(f"/v1/batches/{batch.id}/cancel") == 1
 
 
 def test_the_witness_reads_what_clients_are_sent(client: OpenAI, service: Service) -> None:
@@ -53,19 +50,20 @@ def test_a_key_opens_what_it_is_for(keyed: Service) -> None:
 
 def test_a_wrong_key_is_refused_and_not_repeated_in_full(keyed: Service) -> None:
     wrong = "sk-wrong-wrong-wrong"
-    with OpenAI(base_url=keyed.base_url, api_key=wrong) as stranger:
-        with pytest.raises(openai.AuthenticationError, match="Incorrect API key") as refused:
-            stranger.batches.list()
+    with (
+        OpenAI(base_url=keyed.base_url, api_key=wrong) as stranger,
+        pytest.raises(openai.AuthenticationError, match="Incorrect API key") as refused,
+    ):
+        stranger.batches.list()
     assert refused.value.code == "invalid_api_key"
     assert (refused.value.request_id or "").startswith("req_")
     assert wrong not in str(refused.value)
 
 
 def test_a_missing_key_is_refused(keyed: Service) -> None:
-    with OpenAI(
-        base_url=keyed.base_url,
-        api_key="none",
-        default_headers={"Authorization": openai.Omit()},
-    ) as nobody:
-        with pytest.raises(openai.AuthenticationError, match="provide an API key"):
-            nobody.files.list()
+    without = {"Authorization": openai.Omit()}
+    with (
+        OpenAI(base_url=keyed.base_url, api_key="none") as nobody,
+        pytest.raises(openai.AuthenticationError, match="provide an API key"),
+    ):
+        nobody.files.list(extra_headers=without)

@@ -13,7 +13,7 @@ from tests.acceptance.scripts.lifecycle import STEPS
 VERSION = "1.109.1"
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venvs" / f"openai-{VERSION}" / "bin" / "python"
-SCRIPT = Path(__file__).parent / "scripts" / "lifecycle.py"
+SCRIPT = "tests.acceptance.scripts.lifecycle"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,8 @@ def told(service: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     if not PYTHON.exists():
         pytest.skip(f"openai {VERSION} is not installed; `make clients` installs it")
     done = subprocess.run(  # noqa: S603 - our own script
-        [PYTHON, SCRIPT, service.base_url, tmp_path_factory.mktemp("files")],
+        [PYTHON, "-m", SCRIPT, service.base_url, tmp_path_factory.mktemp("files")],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -42,10 +43,6 @@ def test_openai_python_1_109(step: str, told: dict[str, Any]) -> None:
 
 def test_a_refused_cancel_is_asked_once(told: dict[str, Any], service: Service) -> None:
     assert told
-    refused = [
-        exchange.request.url.path
-        for exchange in service.proxy.seen
-        if exchange.status_code == 409
-    ]
+    refused = service.proxy.paths(409)
     assert refused
     assert len(refused) == len(set(refused))

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import StartBatchd
 from tests.support.checker import check
 from tests.support.eventlog import sent
-from tests.support.jobs import Jobs, request_line, request_lines, result_lines, scripted
+from tests.support.jobs import Jobs, backends, request_line, request_lines, result_lines, scripted
 from tests.support.model_process import ModelProcess
 
 FAULT_LIMIT = 5
@@ -93,10 +93,6 @@ FAULTS = {
 }
 
 
-def model(server: ModelProcess, **settings: object) -> list[dict[str, object]]:
-    return [{"name": "model", "base_url": server.base_url, **settings}]
-
-
 def end_of(line: Mapping[str, Any]) -> int | str:
     return line["error"]["code"] if line["response"] is None else line["response"]["status_code"]
 
@@ -107,13 +103,15 @@ def test_every_way_of_answering_ends_in_the_right_file_in_the_right_shape(
 ) -> None:
     expected = ANSWERED | REFUSED | FAULTS
     data = scripted(expected) + request_lines(200)
-    batchd = start_batchd(backends=model(model_process, **IMPATIENT))
+    batchd = start_batchd(backends=backends(model_process.base_url, **IMPATIENT))
     jobs = Jobs(batchd.url)
     account = jobs.account(data, jobs.start(data), within=35)
     summary = check(account, log=model_process.events)
     assert account.batch["status"] == "completed"
     assert summary.output_lines == 200 + len(ANSWERED)
-    assert summary.refused == len(REFUSED) + sum(isinstance(end.what, int) for end in FAULTS.values())
+    assert summary.refused == len(REFUSED) + sum(
+        isinstance(end.what, int) for end in FAULTS.values()
+    )
 
     output, errors = result_lines(account.output), result_lines(account.errors)
     times = sent(model_process.events)
@@ -134,3 +132,32 @@ def test_every_way_of_answering_ends_in_the_right_file_in_the_right_shape(
         }
     assert errors["error-string:400"]["response"]["body"] == {"error": "Unauthorized"}
     assert output["u2028"]["response"]["body"]["cut"] == "a\u2028b\u2029c\u0085d"
+
+
+def test_a_line_that_breaks_every_connection_is_sent_no_oftener_than_its_faults_allow(
+    model_process: ModelProcess, start_batchd: StartBatchd
+) -> None:
+    data = request_line("resets", "reset") + request_line("closes", "close")
+    # Asking for the models would leave a connection behind.
+    batchd = start_batchd(model_process.base_url, batches={"check_models": False})
+    jobs = Jobs(batchd.url)
+    account = jobs.account(data, jobs.start(data))
+    assert check(account, log=model_process.events).faults == 2
+    ends = {name: end_of(line) for name, line in result_lines(account.errors).items()}
+    assert ends == {"resets": "server_error", "closes": "server_error"}
+    times = sent(model_process.events)
+    assert {times["nonce of resets"], times["nonce of closes"]} == {FAULT_LIMIT}
+
+
+def test_a_line_that_breaks_kept_connections_too_takes_few_of_them_along(
+    model_process: ModelProcess, start_batchd: StartBatchd
+) -> None:
+    """A kept connection may have been stale, so each fault may cost one sending more, no more."""
+    model_process.set(delay=0.01)
+    data = request_lines(200) + request_line("resets", "reset") + request_line("closes", "close")
+    batchd = start_batchd(backends=backends(model_process.base_url))
+    jobs = Jobs(batchd.url)
+    account = jobs.account(data, jobs.start(data))
+    assert check(account, log=model_process.events).faults == 2
+    times = sent(model_process.events)
+    assert max(times["nonce of resets"], times["nonce of closes"]) <= 2 * FAULT_LIMIT

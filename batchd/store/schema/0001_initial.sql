@@ -67,7 +67,9 @@ CREATE TABLE inbox_claim (
     inode         INTEGER NOT NULL,
     mtime_ns      INTEGER NOT NULL,
     size          INTEGER NOT NULL,
+    uid           INTEGER NOT NULL,  -- whose file it was
     name          TEXT NOT NULL,
+    stem          TEXT NOT NULL,     -- what the results are called: stem.output.jsonl
     batch_id      TEXT NOT NULL UNIQUE,
     left_at       INTEGER,
     delivered_at  INTEGER
@@ -75,4 +77,5 @@ CREATE TABLE inbox_claim (
 
 CREATE UNIQUE INDEX inbox_claim_by_identity ON inbox_claim (device, inode, mtime_ns, size)
     WHERE left_at IS NULL;
+CREATE UNIQUE INDEX inbox_claim_by_stem ON inbox_claim (stem) WHERE delivered_at IS NULL;
 CREATE INDEX inbox_claim_undelivered ON inbox_claim (seq) WHERE delivered_at IS NULL;

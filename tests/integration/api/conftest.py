@@ -29,3 +29,9 @@ async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
 async def api(start_api: StartApi) -> Api:
     """An app with the defaults; nothing validates or runs its batches."""
     return await start_api(Setup())
+
+
+@pytest.fixture
+async def judge(start_api: StartApi) -> Api:
+    """An app with its validator; its model server cannot be asked for its models."""
+    return await start_api(Setup(validating=True))

@@ -1,5 +1,7 @@
 """multipart/form-data written by hand, so that every odd form of it can be sent."""
 
+from collections.abc import AsyncIterator
+
 import msgspec
 
 BOUNDARY = b"boundary-of-a-test"
@@ -30,6 +32,11 @@ def form(*parts: bytes, closed: bool = True) -> Form:
     """A body of these parts; without its final boundary if not ``closed``."""
     body = b"".join(b"--%b\r\n%b\r\n" % (BOUNDARY, each) for each in parts)
     return Form(body + (b"--%b--\r\n" % BOUNDARY if closed else b""))
+
+
+async def in_pieces(body: bytes, size: int = 1 << 16) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
 
 
 PURPOSE = field("purpose", "batch")

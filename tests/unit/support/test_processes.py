@@ -78,10 +78,12 @@ def test_a_program_that_never_gets_ready_is_given_up_and_killed(tmp_path: Path) 
 def test_a_running_program_shows_its_memory_and_ends_on_a_signal(tmp_path: Path) -> None:
     batchd = BatchdProcess(tmp_path, prefix=["/bin/sh", "-c", "echo up; exec sleep 60"])
     batchd.launch()
-    wait_until(lambda: "up" in batchd.log_text())
-    assert batchd.vm_hwm() > 100_000
-    assert batchd.terminate() == -signal.SIGTERM
-    batchd.kill()
+    try:
+        wait_until(lambda: "up" in batchd.log_text())
+        wait_until(lambda: batchd.vm_hwm() > 100_000)
+        assert batchd.terminate() == -signal.SIGTERM
+    finally:
+        batchd.kill()
 
 
 def test_the_environment_does_not_configure_it(

@@ -1,0 +1,87 @@
+"""The engine put together: its parts, what wakes them, and the loops they run."""
+
+import asyncio
+from collections.abc import Callable
+
+from batchd.backends.backend import Backend
+from batchd.batches import Batches
+from batchd.bell import Bell, Bells
+from batchd.config import Config
+from batchd.engine.finalizer import Finalizer
+from batchd.engine.inputs import Inputs
+from batchd.engine.keeper import Keeper
+from batchd.engine.recovery import Recovery
+from batchd.engine.runner import Runner
+from batchd.engine.runs import Runs
+from batchd.engine.validator import Validator
+from batchd.files import Files
+from batchd.retry import Policy
+from batchd.spool import Spool
+from batchd.writer import Writer
+
+
+class EngineBells(Bells):
+    """One bell for each loop of the engine; whoever changes a row rings them all."""
+
+    def __init__(self) -> None:
+        self.validator, self.keeper, self.finalizer = Bell(), Bell(), Bell()
+        super().__init__([self.validator, self.keeper, self.finalizer])
+
+
+class Engine:
+    """Moves batches on. ``recover`` first, then ``start``."""
+
+    def __init__(  # noqa: PLR0913 - what it works on and with
+        self,
+        config: Config,
+        bells: EngineBells,
+        *,
+        files: Files,
+        batches: Batches,
+        spool: Spool,
+        writer: Writer,
+        backend: Backend,
+        draw: Callable[[], float],
+    ) -> None:
+        retries = config.retries
+        runs, inputs = Runs(batches.live), Inputs(spool)
+        self._recovery = Recovery(spool, batches, runs, writer)
+        self._validator = Validator(batches, files, spool, backend, config.batches, bells.validator)
+        self._runner = Runner(
+            runs,
+            backend,
+            writer,
+            spool.disk,
+            inputs,
+            Policy(
+                retries.fault_limit,
+                retries.first_delay,
+                retries.max_delay,
+                retries.refused_pause,
+            ),
+            memory=config.storage.memory,
+            drain=config.server.drain,
+            draw=draw,
+            drained=bells.keeper.ring,
+        )
+        self._keeper = Keeper(
+            batches,
+            runs,
+            self._recovery,
+            self._runner,
+            bell=bells.keeper,
+            finalizer_bell=bells.finalizer,
+            grace=config.batches.finish_grace,
+        )
+        self._finalizer = Finalizer(batches, runs, spool, inputs, bells.finalizer)
+
+    async def recover(self) -> None:
+        """Read the ledgers of unfinished batches back; only then may clients see counts."""
+        await self._recovery.recover_all()
+
+    def start(self, loops: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        """Run until ``stop``, and through the drain."""
+        loops.create_task(self._validator.run(stop), name="validator")
+        loops.create_task(self._runner.run(stop), name="runner")
+        loops.create_task(self._keeper.run(stop), name="keeper")
+        loops.create_task(self._finalizer.run(stop), name="finalizer")

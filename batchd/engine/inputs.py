@@ -1,0 +1,87 @@
+"""The inputs of running batches, open for reading: the ones used last, so that descriptors are few.
+
+Used from threads, one at a time; a lock makes sure of it.
+"""
+
+import threading
+from collections import OrderedDict
+
+import msgspec
+
+from batchd.engine.runs import Run
+from batchd.jsonl import IndexedLines
+from batchd.model import RequestLine
+from batchd.spool import Spool
+from batchd.wire.lines import request_line
+
+_OPEN = 256
+
+
+LOST = (OSError, IndexError, EOFError, ValueError)  # what reading a lost input raises
+
+
+class Pick(msgspec.Struct, frozen=True):
+    """A line that was given a slot and is not read yet."""
+
+    run: Run
+    index: int
+
+
+class Read(msgspec.Struct, frozen=True):
+    """A picked line as read: ``line`` is None if the input has lost it."""
+
+    pick: Pick
+    line: RequestLine | None
+    size: int
+
+
+class Inputs:
+    """Reads request lines by batch and index."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._open: OrderedDict[str, IndexedLines] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def length(self, batch_id: str, index: int) -> int:
+        """The size of a line. ``OSError`` or ``IndexError`` if the input is lost."""
+        with self._lock:
+            return self._lines(batch_id).length(index)
+
+    def read(self, batch_id: str, index: int) -> bytes:
+        """A line's bytes. ``OSError``, ``IndexError`` or ``EOFError`` if the input is lost."""
+        with self._lock:
+            return self._lines(batch_id).read(index)
+
+    def read_picks(self, picks: list[Pick], room: int, *, alone: bool) -> list[Read]:
+        """Read lines from the front as far as there is ``room``; one at least, if ``alone``."""
+        found: list[Read] = []
+        for pick in picks:
+            line, size = None, 0
+            try:
+                size = self.length(pick.run.id, pick.index)
+                if size > room and (found or not alone):
+                    break
+                line = request_line(pick.index, self.read(pick.run.id, pick.index))
+            except LOST:
+                size = 0
+            found.append(Read(pick, line, size))
+            room -= size
+        return found
+
+    def forget(self, batch_id: str) -> None:
+        """Close a batch's input: while it is open its disk space is not free."""
+        with self._lock:
+            lines = self._open.pop(batch_id, None)
+            if lines is not None:
+                lines.close()
+
+    def _lines(self, batch_id: str) -> IndexedLines:
+        if batch_id not in self._open:
+            self._open[batch_id] = IndexedLines(
+                self._spool.input(batch_id), self._spool.index(batch_id)
+            )
+            while len(self._open) > _OPEN:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(batch_id)
+        return self._open[batch_id]

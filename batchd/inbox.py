@@ -1,5 +1,0 @@
-"""placeholder until the inbox module is written"""
-
-
-class Inbox:
-    pass

@@ -1,0 +1,1 @@
+"""The door for dropped files: a file becomes a batch, and its results come back as files."""

@@ -1,0 +1,117 @@
+"""The inbox as the daemon runs it: two loops, one that takes files and one that delivers results.
+
+Taking looks at the directory when the kernel tells of something, when a file may have settled, and
+every ``rescan_every``. Delivering looks at the rows when a batch has changed. If the directory is
+replaced while the daemon runs, the new one is opened; the batches run on meanwhile.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+from batchd.batches import Batches
+from batchd.bell import Bell
+from batchd.config import BatchesConfig, InboxConfig
+from batchd.errors import ConfigError
+from batchd.files import Files
+from batchd.inbox.delivery import Delivery
+from batchd.inbox.directories import Directories
+from batchd.inbox.intake import Intake
+from batchd.inbox.settling import Settling
+from batchd.inbox.watch import listen, watching
+from batchd.store.database import Database
+
+log = logging.getLogger(__name__)
+
+_SHORTEST = 0.02
+_REDELIVER = 5.0
+
+
+class Inbox:
+    """The door for dropped files. ``bell`` is rung when a batch has changed."""
+
+    def __init__(  # noqa: PLR0913 - its parts, its rules, and time from outside
+        self,
+        path: Path,
+        config: InboxConfig,
+        rules: BatchesConfig,
+        *,
+        database: Database,
+        files: Files,
+        batches: Batches,
+        bell: Bell,
+        now: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._config = config
+        self._settling = Settling(config.settle, config.rescan_every)
+        self._intake = Intake(database, files, batches, rules, self._settling, now=now)
+        self._delivery = Delivery(database, files, batches, now=now)
+        self._arrived = Bell()
+        self._ended = bell
+
+    async def check(self) -> None:
+        """``ConfigError`` if the directories cannot be used; makes them if they are missing."""
+        async with _opened(self._path):
+            pass
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take and deliver until ``stop``."""
+        while not stop.is_set():
+            try:
+                async with _opened(self._path) as directories:
+                    await self._run_on(directories, stop)
+            except ConfigError as error:
+                log.error("inbox_lost", extra={"reason": str(error)})  # noqa: TRY400 - the sentence says all
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._config.rescan_every):
+                        await stop.wait()
+
+    async def _run_on(self, directories: Directories, stop: asyncio.Event) -> None:
+        """Work with these directories until ``stop``, or until they are no longer the inbox."""
+        gone = asyncio.Event()
+        with watching(directories.inbox) as inotify:
+            async with asyncio.TaskGroup() as loops:
+                told = listen(inotify, self._settling.tell, self._arrived.ring)
+                helpers = [
+                    loops.create_task(told, name="inbox-listener"),
+                    loops.create_task(self._ring_at(stop), name="inbox-stop"),
+                ]
+                loops.create_task(self._deliver(directories, stop, gone), name="inbox-delivery")
+                await self._take(directories, stop)
+                gone.set()
+                self._ended.ring()
+                for task in helpers:
+                    task.cancel()
+
+    async def _ring_at(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._arrived.ring()
+
+    async def _take(self, directories: Directories, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        while not stop.is_set() and await asyncio.to_thread(directories.is_current):
+            await self._intake.look(directories, stop)
+            next_due = self._settling.next_due() - loop.time()
+            wait = min(self._config.rescan_every, max(next_due, _SHORTEST))
+            await self._arrived.wait(at_most=wait)
+
+    async def _deliver(
+        self, directories: Directories, stop: asyncio.Event, gone: asyncio.Event
+    ) -> None:
+        while not (stop.is_set() or gone.is_set()):
+            all_well = await self._delivery.deliver_all(directories)
+            wait = self._config.rescan_every if all_well else _REDELIVER
+            await self._ended.wait(at_most=wait)
+
+
+@contextlib.asynccontextmanager
+async def _opened(path: Path) -> AsyncGenerator[Directories]:
+    opening = contextlib.ExitStack()
+    directories = await asyncio.to_thread(opening.enter_context, Directories.opened(path))
+    try:
+        yield directories
+    finally:
+        await asyncio.to_thread(opening.close)

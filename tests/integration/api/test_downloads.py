@@ -1,0 +1,99 @@
+"""What is downloaded: the bytes as they came, and what a download says of itself (contract 2)."""
+
+import pytest
+
+from tests.integration.api.harness import Api, refused
+from tests.integration.api.multipart import PURPOSE, field, form
+
+
+@pytest.mark.parametrize("accept", ["application/binary", "application/json", "*/*"])
+async def test_the_content_is_the_bytes_as_they_came(api: Api, accept: str) -> None:
+    content = '{"a":"ü\u2028"}\r\n\n{}'.encode()
+    path = f"/v1/files/{await api.file_id(content)}/content"
+    answer = await api.ask("GET", path, headers={"Accept": accept})
+    assert (answer.status, answer.body) == (200, content)
+    assert answer.headers["Content-Length"] == str(len(content))
+    assert answer.headers["Content-Type"] == "application/jsonl; charset=utf-8"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="in.jsonl"'
+
+
+async def test_what_is_not_jsonl_is_served_as_bytes(api: Api) -> None:
+    file_id = await api.file_id(b"<script>", purpose="user_data", filename="page.html")
+    answer = await api.get(f"/v1/files/{file_id}/content")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("asked", "body", "content_range"),
+    [
+        ("bytes=0-3", b"0123", "bytes 0-3/10"),
+        ("bytes=7-", b"789", "bytes 7-9/10"),
+        ("bytes=-2", b"89", "bytes 8-9/10"),
+        ("bytes=4-100", b"456789", "bytes 4-9/10"),
+    ],
+)
+async def test_a_part_of_the_content_can_be_asked_for(
+    api: Api, asked: str, body: bytes, content_range: str
+) -> None:
+    file_id = await api.file_id(b"0123456789", purpose="user_data")
+    path = f"/v1/files/{file_id}/content"
+    answer = await api.ask("GET", path, headers={"Range": asked})
+    assert (answer.status, answer.headers["Content-Range"]) == (206, content_range)
+    assert answer.body == body
+
+
+@pytest.mark.parametrize("asked", ["bytes=10-", "bytes=9-3", "lines=1-2"])
+async def test_a_part_that_there_is_not_is_refused(api: Api, asked: str) -> None:
+    path = f"/v1/files/{await api.file_id(b'0123456789', purpose='user_data')}/content"
+    answer = await api.ask("GET", path, headers={"Range": asked})
+    refused(answer, 416, f"Invalid 'Range': '{asked}' is not a range of a file of 10 bytes.")
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown", "disposition"),
+    [
+        ("../../etc/passwd", "passwd", 'filename="passwd"'),
+        ("C:\\dir\\in.jsonl", None, None),
+        ("", "upload", 'filename="upload"'),
+        ("a b;c.jsonl", "a b;c.jsonl", 'filename="a b;c.jsonl"'),
+        (
+            "\u202egpj.exe",
+            "gpj.exe",
+            'filename="gpj.exe"',
+        ),
+        (
+            "дайте.jsonl",
+            "дайте.jsonl",
+            "filename=\"_____.jsonl\"; filename*=UTF-8''%D0%B4%D0%B0%D0%B9%D1%82%D0%B5.jsonl",
+        ),
+        ("x" * 5000, "x" * 255, f'filename="{"x" * 255}"'),
+        ("tab\there", "tabhere", 'filename="tabhere"'),
+    ],
+)
+async def test_a_filename_is_text_to_show_and_never_a_path(
+    api: Api, sent: str, shown: str | None, disposition: str | None
+) -> None:
+    answer = await api.upload(filename=sent)
+    assert answer.status == 200
+    name = answer.json["filename"]
+    assert "/" not in name
+    assert "\\" not in name
+    if shown is not None:
+        assert name == shown
+    content = await api.get(f"/v1/files/{answer.json['id']}/content")
+    told = content.headers["Content-Disposition"]
+    assert told.startswith("attachment; ")
+    if disposition is not None:
+        assert told == f"attachment; {disposition}"
+
+
+async def test_a_part_without_a_filename_is_called_upload(api: Api) -> None:
+    answer = await api.send_form(form(field("file", "{}\n"), PURPOSE))
+    assert (answer.status, answer.json["filename"]) == (200, "upload")
+
+
+async def test_a_file_whose_bytes_have_gone_is_an_error_a_client_can_read(api: Api) -> None:
+    file_id = await api.file_id()
+    api.spool.file(file_id).unlink()
+    answer = await api.get(f"/v1/files/{file_id}/content")
+    refused(answer, 404, f"No such File object: {file_id}", param="id")

@@ -1,0 +1,85 @@
+"""A file is judged in one pass; the index finds each of its requests again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from batchd.engine.inspection import MAX_ERRORS, Inspection, Rules, Stopped, Verdict
+from batchd.jsonl import IndexedLines
+from batchd.wire.lines import request_line
+
+CHAT = "/v1/chat/completions"
+RULES = Rules(endpoint=CHAT, max_requests=50_000, max_embedding_inputs=50_000, mixed_models=True)
+
+
+def line(custom_id: str, model: str = "m") -> bytes:
+    body: dict[str, object] = {"model": model, "messages": []}
+    return json.dumps(
+        {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}
+    ).encode()
+
+
+def inspection(folder: Path, content: bytes, rules: Rules = RULES) -> Inspection:
+    (folder / "input").write_bytes(content)
+    return Inspection(folder / "input", folder / "index", folder / "scratch", rules, None)
+
+
+def judge(folder: Path, content: bytes, rules: Rules = RULES) -> Verdict:
+    return inspection(folder, content, rules).judge()
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n \t\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_the_index_finds_each_request(tmp_path: Path, bom: bytes, end: bytes, last: bool) -> None:
+    content = bom + end.join(line(name) for name in "abc") + end * last
+    assert judge(tmp_path, content) == Verdict(3, "m", [])
+    indexed = IndexedLines(tmp_path / "input", tmp_path / "index")
+    try:
+        assert [indexed.read(at) for at in range(len(indexed))] == [line(name) for name in "abc"]
+        assert [request_line(at, indexed.read(at)).custom_id for at in range(3)] == list("abc")
+    finally:
+        indexed.close()
+
+
+def test_one_model_of_all_lines_is_told_and_several_are_not(tmp_path: Path) -> None:
+    assert judge(tmp_path, line("a") + b"\n" + line("b")).model == "m"
+    assert judge(tmp_path, line("a") + b"\n" + line("b", "n")).model is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf\r\n", b" \t\n\n"])
+def test_a_file_of_nothing_has_no_requests(tmp_path: Path, content: bytes) -> None:
+    verdict = judge(tmp_path, content)
+    assert (verdict.total, [error.code for error in verdict.errors]) == (0, ["empty_file"])
+
+
+def test_faults_of_the_file_come_first_then_lines_in_order(tmp_path: Path) -> None:
+    rules = Rules(endpoint=CHAT, max_requests=4, max_embedding_inputs=1, mixed_models=True)
+    content = b"\n".join([line("a"), line("a"), b"x", line("a"), line("b"), b"x"])
+    errors = judge(tmp_path, content, rules).errors
+    assert [(error.code, error.line) for error in errors] == [
+        ("too_many_tasks", None),
+        ("duplicate_custom_id", 2),
+        ("invalid_json_line", 3),
+        ("duplicate_custom_id", 4),
+    ]
+
+
+def test_a_million_faults_are_told_by_the_first_hundred(tmp_path: Path) -> None:
+    errors = judge(tmp_path, b"{}\n" * 1_000).errors
+    assert len(errors) == MAX_ERRORS == 100
+    assert errors[-1].line == 25
+
+
+def test_an_inspection_can_be_stopped(tmp_path: Path) -> None:
+    stopped = inspection(tmp_path, (line("a") + b"\n") * 1_000)
+    stopped.stop()
+    with pytest.raises(Stopped):
+        stopped.judge()
+
+
+def test_an_inspection_can_be_made_again(tmp_path: Path) -> None:
+    content = line("a") + b"\n" + line("b")
+    assert judge(tmp_path, content) == judge(tmp_path, content) == Verdict(2, "m", [])
+    assert (tmp_path / "index").stat().st_size == 32

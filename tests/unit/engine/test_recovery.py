@@ -1,0 +1,135 @@
+"""A start reads back what every unfinished batch has come to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchd.engine.recovery import Recovery
+from batchd.engine.runs import Runs
+from batchd.errors import SpoolError
+from batchd.ids import batch_tag
+from batchd.model import BatchRecord, Counts, LineFile, Progress, RequestLine
+from batchd.states import Event
+from batchd.store import Transaction
+from batchd.store import batches as table
+from batchd.wire.lines import EXPIRED, never_run_line, reply_line
+from tests.support.fakes import OK, REFUSED
+from tests.support.parts import Parts, opened, requests
+
+
+class Starting:
+    """One start."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.runs = Runs(parts.batches.live)
+        self.recovery = Recovery(parts.spool, parts.batches, self.runs, parts.writer)
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
+    async with opened(tmp_path) as opened_parts:
+        yield opened_parts
+
+
+def result(record: BatchRecord, index: int, *, refused: bool = False) -> bytes:
+    line = RequestLine(index, f"line-{index}", "m", b"{}")
+    return reply_line(batch_tag(record.id), line, REFUSED if refused else OK)
+
+
+async def write(parts: Parts, file_id: str | None, data: bytes) -> Path:
+    assert file_id is not None
+    path = parts.spool.file(file_id)
+    await asyncio.to_thread(path.write_bytes, data)
+    return path
+
+
+async def test_counts_and_usage_come_back(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    record = await parts.running(requests("abcde"))
+    await write(parts, record.output_file_id, result(record, 1) + result(record, 0) + b'{"id')
+    never = never_run_line(batch_tag(record.id), 4, "e", EXPIRED)
+    await write(parts, record.error_file_id, result(record, 3, refused=True) + never)
+    it = Starting(parts)
+    await it.recovery.recover_all()
+    run = it.runs.get(record.id)
+    assert run is not None
+    assert run.ledger.counts == Counts(5, 2, 1)
+    assert (run.ledger.missing, run.ledger.never_run) == (1, 1)
+    assert run.ledger.usage.total_tokens == 10
+    assert run.ledger.end(LineFile.OUTPUT) == len(result(record, 0)) * 2
+    assert run.take(0) == 2
+    assert "batch_recovered" in [entry.message for entry in caplog.records]
+    seen = parts.batches.progress(await parts.row(record.id))
+    assert seen == Progress(Counts(5, 2, 1), run.ledger.usage)
+
+
+async def test_only_batches_that_are_to_run_get_a_run(parts: Parts) -> None:
+    validating = await parts.create("file-" + "0" * 22)
+    cancelled = await parts.running(requests("a"))
+    await parts.batches.cancel("local", cancelled.id)
+    ended = await parts.create("file-" + "0" * 22)
+    await parts.batches.rejected(ended.id, [])
+    it = Starting(parts)
+    await it.recovery.recover_all()
+    assert [run.id for run in it.runs] == [cancelled.id]
+    for batch_id in (validating.id, ended.id, "batch_" + "0" * 32):
+        await it.recovery.open(batch_id)
+    first = it.runs.get(cancelled.id)
+    await it.recovery.open(cancelled.id)
+    assert list(it.runs) == [first]
+
+
+async def test_damage_is_told_to_everybody(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    record = await parts.running(requests("abc"))
+    data = result(record, 0) + result(record, 1)
+    path = await write(parts, record.output_file_id, data[:-9] + b"X" + data[-8:])
+    await parts.batches.checkpoint(
+        record.id, Progress(Counts(3, 2)), output_end=len(data), error_end=0
+    )
+    it = Starting(parts)
+    await it.recovery.recover_all()
+    run = it.runs.get(record.id)
+    assert run is not None
+    assert (run.take(0), run.take(0), run.take(0)) == (1, 2, None)
+    assert path.with_name(path.name + ".damaged").exists()
+    row = await parts.row(record.id)
+    assert [note[:32] for note in row.notes] == ["the output file was damaged: eve"]
+    assert str(record.output_file_id) in row.notes[0]
+    assert "ledger_damaged" in [entry.message for entry in caplog.records]
+
+
+async def test_after_a_failed_sync_ledgers_are_copied_once(parts: Parts) -> None:
+    record = await parts.running(requests("ab"))
+    path = await write(parts, record.output_file_id, result(record, 0))
+    inode = path.stat().st_ino
+    await asyncio.to_thread(parts.spool.sync_failed.touch)
+    await Starting(parts).recovery.recover_all()
+    copied = path.stat().st_ino
+    assert copied != inode
+    assert not parts.spool.sync_failed.exists()
+    await Starting(parts).recovery.recover_all()
+    assert path.stat().st_ino == copied
+
+
+async def test_an_unfinished_batch_without_its_files_is_not_touched(parts: Parts) -> None:
+    record = await parts.running(requests("ab"))
+    lost = msgspec.structs.replace(record, output_file_id=None)
+
+    async def lose(tx: Transaction) -> bool:
+        return await table.update(tx, record.status, lost)
+
+    assert await parts.database.write(lose)
+    with pytest.raises(SpoolError, match="has lost its output file"):
+        await Starting(parts).recovery.recover_all()
+
+
+async def test_a_batch_that_was_finalizing_is_opened_too(parts: Parts) -> None:
+    record = await parts.running(requests("ab"))
+    await parts.batches.advance(record.id, Event.WINDOW_CLOSED)
+    it = Starting(parts)
+    await it.recovery.recover_all()
+    assert record.id in it.runs

@@ -1,0 +1,246 @@
+"""The validator moves batches on from ``validating``, with a hold on the input first."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from batchd.backends.backend import KnownModels
+from batchd.bell import Bell
+from batchd.config import BatchesConfig
+from batchd.engine.inspection import Inspection, Verdict
+from batchd.engine.validator import Validator
+from batchd.jsonl import IndexedLines
+from batchd.model import BatchRecord, Counts
+from batchd.states import BatchStatus, Event
+from tests.support.fakes import HastyDisk
+from tests.support.parts import Parts, opened, request, requests
+from tests.support.waiting import until
+
+
+class HeldInspections:
+    """Lets inspections begin, and go on when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = 0
+        self.go_on = threading.Event()
+        judge = Inspection.judge
+
+        def held(inspection: Inspection) -> Verdict:
+            self.begun += 1
+            assert self.go_on.wait(5)
+            return judge(inspection)
+
+        monkeypatch.setattr(Inspection, "judge", held)
+        # A pause, and so a look whether to stop, after each line.
+        monkeypatch.setattr("batchd.engine.inspection._SLICE", 1)
+
+
+class FakeModels:
+    def __init__(self) -> None:
+        self.known: KnownModels | None = KnownModels(frozenset({"m"}))
+
+    async def known_models(self) -> KnownModels | None:
+        return self.known
+
+
+class Validating:
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.models = FakeModels()
+        self.bell = Bell()
+        self.stop = asyncio.Event()
+        self.validator = Validator(
+            parts.batches,
+            parts.files,
+            parts.spool,
+            self.models,
+            BatchesConfig(max_requests=5),
+            self.bell,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.validator.run(self.stop), name="validator")
+            try:
+                yield
+            finally:
+                self.stop.set()
+                self.bell.ring()
+
+    async def until_status(self, batch_id: str, status: BatchStatus) -> BatchRecord:
+        async with asyncio.timeout(5):
+            while (record := await self.parts.row(batch_id)).status is not status:
+                pass  # each look is a hop to SQLite's thread
+        return record
+
+    async def judged(self, data: bytes, status: BatchStatus) -> BatchRecord:
+        record = await self.parts.create((await self.parts.upload(data)).id)
+        async with self.running():
+            return await self.until_status(record.id, status)
+
+    def holds(self, batch_id: str) -> list[str]:
+        folder = self.parts.spool.input(batch_id).parent
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
+    async with opened(tmp_path) as opened_parts:
+        yield opened_parts
+
+
+@pytest.fixture
+def it(parts: Parts) -> Validating:
+    return Validating(parts)
+
+
+async def test_a_good_file_is_in_progress_with_its_index(it: Validating) -> None:
+    record = await it.judged(requests("ab") + b"\n" + requests("c"), BatchStatus.IN_PROGRESS)
+    assert (record.counts, record.model) == (Counts(3), "m")
+    assert record.in_progress_at == it.parts.clock()
+    assert it.holds(record.id) == ["index", "input"]
+    assert it.parts.spool.input(record.id).stat().st_nlink == 2
+    lines = await asyncio.to_thread(
+        IndexedLines, it.parts.spool.input(record.id), it.parts.spool.index(record.id)
+    )
+    read = [await asyncio.to_thread(lines.read, index) for index in range(len(lines))]
+    lines.close()
+    assert read == requests("abc").splitlines()
+
+
+async def test_a_faulty_file_fails_with_every_fault(it: Validating) -> None:
+    data = request("a") + request("b", model="no-such") + request("a") + b"[]\n"
+    record = await it.judged(data, BatchStatus.FAILED)
+    assert record.errors is not None
+    assert [(error.line, error.code) for error in record.errors] == [
+        (2, "model_not_found"),
+        (3, "duplicate_custom_id"),
+        (4, "invalid_request"),
+    ]
+    assert (record.output_file_id, record.error_file_id, record.counts) == (None, None, Counts())
+    await until(lambda: it.holds(record.id) == [])
+
+
+async def test_models_are_not_judged_when_nobody_knows_them(it: Validating) -> None:
+    it.models.known = None
+    await it.judged(request("a", model="new") + request("b"), BatchStatus.IN_PROGRESS)
+
+
+async def test_a_batch_without_an_input_file_fails(it: Validating) -> None:
+    record = await it.parts.create("file-" + "0" * 22)
+    gone = await it.parts.upload(requests("a"))
+    second = await it.parts.create(gone.id)
+    await asyncio.to_thread(it.parts.spool.file(gone.id).unlink)
+    async with it.running():
+        for batch in (record, second):
+            failed = await it.until_status(batch.id, BatchStatus.FAILED)
+            assert failed.errors is not None
+            assert failed.errors[0].param == "file_id"
+
+
+async def test_a_file_deleted_during_validation_fails_the_batch(
+    it: Validating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldInspections(monkeypatch)
+    file = await it.parts.upload(requests("ab"))
+    record = await it.parts.create(file.id)
+    async with it.running():
+        await until(lambda: held.begun == 1)
+        await it.parts.files.delete("local", file.id)
+        held.go_on.set()
+        failed = await it.until_status(record.id, BatchStatus.FAILED)
+        await until(lambda: it.holds(record.id) == [])
+    assert failed.errors is not None
+    assert failed.errors[0].message.startswith(f"Cannot find file {file.id}")
+
+
+@pytest.mark.parametrize("event", [Event.CANCEL, Event.WINDOW_CLOSED])
+async def test_a_batch_that_is_wanted_no_more_is_given_up(
+    it: Validating, monkeypatch: pytest.MonkeyPatch, event: Event
+) -> None:
+    held = HeldInspections(monkeypatch)
+    record = await it.parts.create((await it.parts.upload(requests("abc"))).id)
+    async with it.running():
+        await until(lambda: held.begun == 1)
+        moved = await it.parts.batches.advance(record.id, event)
+        it.bell.ring()
+        await until(lambda: all(i and i._stopped.is_set() for i in it.validator._running.values()))
+        held.go_on.set()
+        await until(lambda: it.holds(record.id) == [])
+    assert moved is not None
+    assert (await it.parts.row(record.id)).status is moved.status
+
+
+async def test_a_verdict_that_comes_too_late_changes_nothing(
+    it: Validating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldInspections(monkeypatch)
+    record = await it.parts.create((await it.parts.upload(requests("a"))).id)
+    async with it.running():
+        await until(lambda: held.begun == 1)
+        await it.parts.batches.advance(record.id, Event.CANCEL)
+        held.go_on.set()
+        await until(lambda: it.holds(record.id) == [])
+    assert (await it.parts.row(record.id)).status is BatchStatus.CANCELLING
+
+
+async def test_stopping_gives_up_and_the_next_start_begins_anew(
+    it: Validating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldInspections(monkeypatch)
+    record = await it.parts.create((await it.parts.upload(requests("abc"))).id)
+    async with it.running():
+        await until(lambda: held.begun == 1)
+        it.stop.set()
+        it.bell.ring()
+        await until(lambda: all(i and i._stopped.is_set() for i in it.validator._running.values()))
+        held.go_on.set()
+    assert (await it.parts.row(record.id)).status is BatchStatus.VALIDATING
+    again = Validating(it.parts)
+    async with again.running():
+        await again.until_status(record.id, BatchStatus.IN_PROGRESS)
+
+
+async def test_a_small_file_does_not_wait_for_large_ones_but_few_run_at_once(
+    it: Validating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldInspections(monkeypatch)
+    file = await it.parts.upload(requests("a"))
+    records = [await it.parts.create(file.id) for _ in range(7)]
+    async with it.running():
+        await until(lambda: held.begun == 4)
+        it.bell.ring()
+        await asyncio.sleep(0.02)
+        assert held.begun == 4
+        held.go_on.set()
+        for record in records:
+            await it.until_status(record.id, BatchStatus.IN_PROGRESS)
+
+
+class FullOnce(HastyDisk):
+    """Has no room for the first hold."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def link_or_copy(self, source: Path, target: Path) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().link_or_copy(source, target)
+
+
+async def test_a_full_disk_postpones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("batchd.engine.validator._POSTPONED", 0.01)
+    async with opened(tmp_path, FullOnce()) as parts:
+        await Validating(parts).judged(requests("a"), BatchStatus.IN_PROGRESS)
+    assert "validation_postponed" in [record.message for record in caplog.records]

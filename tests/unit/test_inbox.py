@@ -1,0 +1,363 @@
+"""The parts of the inbox: what is complete, what is refused, and that nothing is overwritten."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchd.errors import ConfigError, InvalidRequest, TooLarge
+from batchd.inbox import refusals
+from batchd.inbox.directories import Directories
+from batchd.inbox.folder import Folder
+from batchd.inbox.refusals import Refused
+from batchd.inbox.settling import Seen, Settling, Told
+from batchd.model import InboxClaim, LineError
+
+SEEN = Seen(
+    name="a.jsonl",
+    mode=stat.S_IFREG | 0o644,
+    device=1,
+    inode=2,
+    links=1,
+    uid=0,
+    size=3,
+    mtime_ns=4,
+    ctime_ns=5,
+)
+LISTING = {"a.jsonl": SEEN}
+GROWN = {"a.jsonl": msgspec.structs.replace(SEEN, size=9)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def directories(path: Path) -> Iterator[Directories]:
+    with Directories.opened(path) as directories:
+        yield directories
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    folder = Folder.at(tmp_path)
+    yield folder
+    folder.close()
+
+
+def drop(directories: Directories, path: Path, name: str, text: str = "text") -> Seen:
+    (path / name).write_text(text)
+    seen = directories.inbox.look(name)
+    assert seen is not None
+    return seen
+
+
+def names(path: Path) -> list[str]:
+    return sorted(child.name for child in path.iterdir())
+
+
+# -- settling
+
+
+def test_a_file_renamed_into_place_is_complete_at_once() -> None:
+    settling = Settling(2, 60)
+    [arrival] = settling.look(LISTING, {"a.jsonl": Told.MOVED}, 100)
+    assert arrival.certain
+
+
+def test_a_file_that_was_closed_is_complete_when_it_has_settled() -> None:
+    settling = Settling(2, 60)
+    assert settling.look(LISTING, {"a.jsonl": Told.CLOSED}, 100) == []
+    assert settling.next_due() == 102
+    [arrival] = settling.look(LISTING, {}, 102)
+    assert arrival.certain
+
+
+def test_a_file_that_changes_starts_to_settle_anew() -> None:
+    settling = Settling(2, 60)
+    settling.look(LISTING, {}, 100)
+    assert settling.look(GROWN, {}, 102) == []
+    assert settling.next_due() == 104
+
+
+def test_a_file_of_which_nothing_was_told_becomes_certain_only_later() -> None:
+    settling = Settling(2, 60)
+    settling.look(LISTING, {}, 100)
+    assert [arrival.certain for arrival in settling.look(LISTING, {}, 103)] == [False]
+    assert settling.certain_at("a.jsonl", 103) == 160
+    assert [arrival.certain for arrival in settling.look(LISTING, {}, 160)] == [True]
+
+
+def test_what_is_postponed_waits_unless_it_changes() -> None:
+    settling = Settling(2, 60)
+    settling.look(LISTING, {"a.jsonl": Told.MOVED}, 100)
+    settling.postpone("a.jsonl")
+    assert settling.look(LISTING, {}, 1000) == []
+    settling.look(GROWN, {}, 1001)
+    assert settling.next_due() == 1003
+
+
+def test_an_event_during_a_look_is_for_the_next_one() -> None:
+    settling = Settling(2, 60)
+    told = settling.take_told()
+    settling.tell("a.jsonl", Told.MOVED)
+    settling.tell("a.jsonl", Told.CLOSED)
+    settling.look({}, told, 100)
+    assert settling.take_told() == {"a.jsonl": Told.MOVED}
+
+
+def test_a_name_that_has_gone_is_forgotten() -> None:
+    settling = Settling(2, 60)
+    settling.look(LISTING, {}, 100)
+    settling.look({}, {}, 101)
+    settling.postpone("a.jsonl")
+    assert settling.next_due() == float("inf")
+
+
+def test_the_identity_of_any_file_fits_into_sqlites_integers() -> None:
+    seen = msgspec.structs.replace(SEEN, inode=(1 << 64) - 1)
+    assert seen.identity == (1, -1, 4, 3)
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "A-b_c.d.jsonl", "-.jsonl", "0.jsonl.jsonl", "x" * 128 + ".jsonl"]
+)
+def test_good_names_are_taken_as_they_are(name: str) -> None:
+    refusals.check(msgspec.structs.replace(SEEN, name=name))
+    assert refusals.safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a b.jsonl", "a_b.jsonl"),
+        ("a\nb.jsonl", "a_b.jsonl"),
+        ("ä.jsonl", "_.jsonl"),
+        (os.fsdecode(b"\xff.jsonl"), "_xff.jsonl"),
+        ("notes.txt", "notes.txt"),
+        (".jsonl", "jsonl"),
+        ("jsonl", "jsonl"),
+        ("..", "unnamed"),
+        ("x" * 129 + ".jsonl", "x" * 128),
+        ("a.JSONL", "a.JSONL"),
+    ],
+)
+def test_bad_names_are_refused_and_made_safe(name: str, safe: str) -> None:
+    with pytest.raises(Refused, match="names") as caught:
+        refusals.check(msgspec.structs.replace(SEEN, name=name))
+    assert refusals.safe_name(name) == safe
+    report = json.loads(refusals.refusal_report(name, caught.value))
+    assert list(report) == ["file", "code", "message", "line", "what_to_do"]
+    assert report["code"] == "invalid_name"
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFDIR, stat.S_IFIFO, stat.S_IFLNK, stat.S_IFSOCK])
+def test_only_ordinary_files_are_taken(kind: int) -> None:
+    with pytest.raises(Refused) as caught:
+        refusals.check(msgspec.structs.replace(SEEN, mode=kind | 0o644))
+    assert caught.value.code == "not_a_file"
+
+
+def test_a_file_with_a_second_name_is_refused() -> None:
+    with pytest.raises(Refused) as caught:
+        refusals.check(msgspec.structs.replace(SEEN, links=2))
+    assert caught.value.code == "hard_link"
+
+
+def test_what_an_upload_would_be_told_is_told_in_a_report() -> None:
+    assert refusals.unacceptable(TooLarge("big")).code == "file_too_large"
+    assert refusals.unacceptable(InvalidRequest("bad")).code == "invalid_file"
+    assert refusals.unacceptable(InvalidRequest("bad", code="x")).message == "bad"
+
+
+def test_a_failed_batch_is_reported_with_each_of_its_faults() -> None:
+    claim = InboxClaim(
+        device=1, inode=2, mtime_ns=3, size=4, uid=0, name="a.jsonl", stem="a", batch_id="b"
+    )
+    faults = [LineError("one", "First.", line=3), LineError("two", "Second.", line=9)]
+    report = json.loads(refusals.failure_report(claim, faults))
+    assert (report["file"], report["code"], report["line"]) == ("a.jsonl", "one", 3)
+    assert [(error["line"], error["code"]) for error in report["errors"]] == [
+        (3, "one"),
+        (9, "two"),
+    ]
+
+
+# -- folders
+
+
+def test_what_is_published_is_never_overwritten(folder: Folder, tmp_path: Path) -> None:
+    assert folder.publish("a", b"one")
+    assert folder.publish("a", b"one"), "the same bytes are there already"
+    assert not folder.publish("a", b"two")
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_link_is_not_followed_by_what_is_published(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("elsewhere")
+    assert not folder.publish("a", b"one")
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_a_crash_left_of_publishing_is_replaced(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / ".a.tmp").symlink_to("elsewhere")
+    assert folder.publish("a", b"one")
+    assert names(tmp_path) == ["a"]
+
+
+def test_publishing_works_without_hard_links(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert folder.publish("a", b"one")
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_is_moved_never_overwrites(directories: Directories, path: Path) -> None:
+    (path / "done" / "a.jsonl").write_text("old")
+    directories.move_to_done(drop(directories, path, "a.jsonl", "new"))
+    assert (path / "done" / "a.jsonl").read_text() == "old"
+    assert (path / "done" / "a.2.jsonl").read_text() == "new"
+
+
+def test_a_name_taken_by_a_move_that_a_crash_cut_short_is_used_again(
+    directories: Directories, path: Path
+) -> None:
+    (path / "done" / "a.jsonl").touch(mode=0o000)
+    directories.move_to_done(drop(directories, path, "a.jsonl", "new"))
+    assert names(path / "done") == ["a.jsonl"]
+    assert (path / "done" / "a.jsonl").read_text() == "new"
+
+
+def test_a_file_put_in_the_place_of_one_that_was_taken_stays(
+    directories: Directories, path: Path
+) -> None:
+    seen = drop(directories, path, "a.jsonl", "old")
+    (path / "b").write_text("another")
+    (path / "b").rename(path / "a.jsonl")
+    directories.move_to_done(seen)
+    assert (path / "a.jsonl").read_text() == "another"
+    assert names(path / "done") == []
+
+
+def test_a_file_that_gets_the_name_during_the_move_is_put_back(
+    directories: Directories, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = drop(directories, path, "a.jsonl", "old")
+    (path / "b").write_text("another")
+    adopt = directories.done.adopt
+
+    def late(source: Folder, name: str, new_name: str) -> None:
+        (path / "b").rename(path / "a.jsonl")
+        adopt(source, name, new_name)
+
+    monkeypatch.setattr(directories.done, "adopt", late)
+    directories.move_to_done(seen)
+    assert (path / "a.jsonl").read_text() == "another"
+    assert names(path / "done") == []
+
+
+def test_a_rejected_file_lies_beside_its_report(directories: Directories, path: Path) -> None:
+    assert directories.reject(drop(directories, path, "a.jsonl"), "a.jsonl", b"why")
+    assert directories.reject(drop(directories, path, "a.jsonl"), "a.jsonl", b"why")
+    assert directories.reject(drop(directories, path, "notes"), "notes", b"why")
+    assert names(path / "rejected") == [
+        "a.2.error.json",
+        "a.2.jsonl",
+        "a.error.json",
+        "a.jsonl",
+        "notes",
+        "notes.error.json",
+    ]
+
+
+def test_a_directory_is_reported_once_and_left(directories: Directories, path: Path) -> None:
+    (path / "folder").mkdir()
+    seen = directories.inbox.look("folder")
+    assert seen is not None
+    assert directories.reject(seen, "folder", b"why")
+    assert not directories.reject(seen, "folder", b"why")
+    assert names(path / "rejected") == ["folder.error.json"]
+    assert (path / "folder").is_dir()
+
+
+def test_results_of_one_batch_have_one_stem(directories: Directories, path: Path) -> None:
+    (path / "outbox" / "a.errors.jsonl").write_text("of another batch")
+    assert directories.free_stem("a", {"a.2"}) == "a.3"
+    results = {"output.jsonl": b"out", "status.json": b"{}"}
+    assert directories.deliver("a", "a", results) == "a.2"
+    assert directories.deliver("a.2", "a", results) == "a.2", "a delivery again changes nothing"
+    assert names(path / "outbox") == ["a.2.output.jsonl", "a.2.status.json", "a.errors.jsonl"]
+
+
+def test_a_delivery_cut_short_is_completed_under_the_same_stem(
+    directories: Directories, path: Path
+) -> None:
+    (path / "outbox" / "a.output.jsonl").write_text("out")
+    results = {"output.jsonl": b"out", "status.json": b"{}"}
+    assert directories.deliver("a", "a", results) == "a"
+    assert names(path / "outbox") == ["a.output.jsonl", "a.status.json"]
+
+
+def test_a_writer_is_noticed(directories: Directories, path: Path) -> None:
+    with (path / "a.jsonl").open("w") as writer:
+        dropped = directories.inbox.open("a.jsonl")
+        assert dropped.has_writer() is True
+        writer.write("x")
+    assert dropped.has_writer() is False
+    dropped.close()
+
+
+# -- the directory itself
+
+
+def test_the_directories_are_made(path: Path) -> None:
+    with Directories.opened(path / "deeper") as directories:
+        assert names(path / "deeper") == ["done", "outbox", "rejected"]
+        assert directories.listing() == {}
+        assert directories.is_current()
+        (path / "deeper").rename(path / "elsewhere")
+        assert not directories.is_current()
+
+
+def test_what_is_unfinished_or_ours_is_not_listed(directories: Directories, path: Path) -> None:
+    for name in (".a.jsonl", "a.jsonl.tmp", "a.jsonl"):
+        (path / name).touch()
+    assert list(directories.listing()) == ["a.jsonl"]
+
+
+def test_a_planted_outbox_is_refused(path: Path, tmp_path: Path) -> None:
+    path.mkdir()
+    (path / "outbox").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="outbox is not a directory"), Directories.opened(path):
+        pass
+
+
+def test_a_directory_open_to_everybody_must_be_sticky(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o777)
+    with pytest.raises(ConfigError, match=r"chmod \+t"), Directories.opened(path):
+        pass
+    path.chmod(0o1777)
+    with Directories.opened(path):
+        pass
+
+
+def test_a_file_in_the_place_of_the_directory_is_told(path: Path) -> None:
+    path.write_text("a file")
+    with pytest.raises(ConfigError, match="cannot be used"), Directories.opened(path):
+        pass

@@ -253,7 +253,9 @@ class Batches:
 
     def progress(self, record: BatchRecord) -> Progress | None:
         """What is known beyond the row; None for a batch that is not running."""
-        return self.live.of(record.id) if record.status in UNFINISHED else None
+        if record.status not in UNFINISHED or not record.was_validated:
+            return None
+        return self.live.of(record.id)
 
     async def _move(
         self, batch_id: str, event: Event, change: Callable[[BatchRecord], BatchRecord]

@@ -101,13 +101,22 @@ class Ledger:
 
         self._writer.submit(self._files[which], line, durable)
 
-    async def append_never_run(self, results: list[tuple[int, bytes]]) -> None:
-        """Write down error lines for lines that were not executed, and wait until durable."""
+    async def append_never_run(
+        self, results: list[tuple[int, bytes]], *, failed: bool = False
+    ) -> None:
+        """Write down error lines for lines that were not executed, and wait until durable.
+
+        Lines never run are in neither count; with ``failed`` they count as failed all the same.
+        """
         await self._writer.append(
             self._files[LineFile.ERROR], b"".join(line for _, line in results)
         )
         for index, _ in results:
-            if self._done.add(index):
+            if not self._done.add(index):
+                continue
+            if failed:
+                self._tally.count(LineFile.ERROR, NO_USAGE)
+            else:
                 self._tally.never_run += 1
 
     def close(self) -> None:

@@ -113,7 +113,8 @@ class Sweeper:
     async def _is_orphan(self, name: str) -> bool:
         if name.endswith(_LEDGER_SUFFIXES):
             return True
-        return await self._files.is_orphan(name) and not await self._batches.owns_file(name)
+        # In this order, because a batch may end in between: its ledger then has a row already.
+        return not await self._batches.owns_file(name) and await self._files.is_orphan(name)
 
     async def _is_unfinished(self, batch_id: str) -> bool:
         record = await self._batches.find(batch_id)

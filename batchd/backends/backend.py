@@ -107,7 +107,7 @@ class Backend:
 
     def answered(self, *, ok: bool) -> None:
         """An answer that parks nothing has come."""
-        if self._note is not None:
+        if self._note is not None and not self.limiter.is_parked(self._monotonic()):
             self._note = None
             log.info("backend_back", extra={"backend": self.config.name})
         self.limiter.answered(ok=ok)

@@ -36,6 +36,10 @@ class Limiter:
             return math.inf
         return max(now, self._next_at, self._parked_until)
 
+    def is_parked(self, now: float) -> bool:
+        """Whether nothing may be sent for a while yet."""
+        return now < self._parked_until
+
     def take(self, now: float) -> None:
         """A request goes now. Only when ``ready_at(now) <= now``."""
         self.in_flight += 1

@@ -127,7 +127,7 @@ class Finalizer:
                 group.append(index)
             if len(group) == _FILL_LINES or (group and index == run.ledger.total - 1):
                 work = self._spool.disk.run(self._never_run_lines, run, group, error)
-                await run.ledger.append_never_run(await work)
+                await run.ledger.append_never_run(await work, failed=error is INPUT_LOST)
                 group = []
 
     def _never_run_lines(self, run: Run, group: list[int], error: bytes) -> list[tuple[int, bytes]]:

@@ -29,7 +29,7 @@ INPUT_LOST = (
 )
 
 _NEVER_RUN = tuple(
-    b',"response":null,"error":' + error + b"}\n" for error in (EXPIRED, CANCELLED, INPUT_LOST)
+    b',"response":null,"error":' + error + b"}\n" for error in (EXPIRED, CANCELLED)
 )
 
 _FAILURES = {

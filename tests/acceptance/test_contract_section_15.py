@@ -18,8 +18,10 @@ from openai.types import Batch
 from tests.acceptance.conftest import Service, StartService
 from tests.acceptance.scripts.asking import (
     CHAT,
+    ask,
     completed,
     create,
+    error_codes,
     jsonl,
     line,
     poll,
@@ -58,19 +60,6 @@ def embeddings(*inputs: object) -> bytes:
 def start(client: OpenAI, content: bytes, endpoint: str) -> Batch:
     file = client.files.create(file=content, purpose="batch")
     return ask(client, input_file_id=file.id, endpoint=endpoint)
-
-
-def error_codes(batch: Batch) -> list[str | None]:
-    assert batch.errors is not None
-    return [error.code for error in batch.errors.data or []]
-
-
-def ask(client: OpenAI, **more: Any) -> Batch:
-    """A create with whatever arguments, the wrong ones too."""
-    given: dict[str, Any] = {"endpoint": CHAT, "completion_window": "24h", **more}
-    if "input_file_id" not in given:
-        given["input_file_id"] = client.files.create(file=jsonl(line("a")), purpose="batch").id
-    return client.batches.create(**given)
 
 
 def test_0_1_a_batch_expires_when_its_window_ends(client: OpenAI) -> None:

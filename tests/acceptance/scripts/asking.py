@@ -34,6 +34,14 @@ def create(client: OpenAI, content: bytes, window: Any = "24h", **more: Any) -> 
     )
 
 
+def ask(client: OpenAI, **more: Any) -> Batch:
+    """A create with whatever arguments, the wrong ones too."""
+    given: dict[str, Any] = {"endpoint": CHAT, "completion_window": "24h", **more}
+    if "input_file_id" not in given:
+        given["input_file_id"] = client.files.create(file=jsonl(line("a")), purpose="batch").id
+    return client.batches.create(**given)
+
+
 def poll(client: OpenAI, batch: Batch, *statuses: str) -> Batch:
     """The batch once it has one of these statuses, or, without any, has ended."""
     deadline = time.monotonic() + 10
@@ -56,6 +64,11 @@ def results(client: OpenAI, file_id: str | None) -> dict[str, Any]:
     assert file_id is not None
     lines = [json.loads(text) for text in client.files.content(file_id).text.splitlines()]
     return {entry["custom_id"]: entry for entry in lines}
+
+
+def error_codes(batch: Batch) -> list[str | None]:
+    assert batch.errors is not None
+    return [error.code for error in batch.errors.data or []]
 
 
 def refusal(kind: type[Refusal], call: Callable[[], object]) -> Refusal:

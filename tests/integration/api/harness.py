@@ -1,8 +1,7 @@
 """The real app in this process, asked over a real socket: SQLite, spool and files are real too.
 
-Every answer is held against the contract's schemas as it comes in. Only the clock is a test's own.
-What the engine would do to a batch, tests do through ``Batches``; with ``validating`` the real
-validator runs.
+Every answer is held against the contract's schemas. Only the clock is a test's own. What the engine
+would do to a batch, tests do through ``Batches``; with ``validating`` the real validator runs.
 """
 
 import asyncio
@@ -22,6 +21,7 @@ from yarl import URL
 from batchd import ids
 from batchd.api.app import make_app
 from batchd.api.auth import Keys
+from batchd.api.parts import BATCHES, FILES
 from batchd.backends.backend import Backend, opened_backend
 from batchd.batches import Batches
 from batchd.bell import Bell
@@ -80,12 +80,12 @@ class Answer(msgspec.Struct, frozen=True):
 class Api:
     """One app; opened with ``async with Api.opened(…)``."""
 
-    def __init__(self, client: TestClient[Any, Any], spool: Spool, files: Files) -> None:
+    def __init__(self, client: TestClient[Any, Any], spool: Spool, clock: Clock) -> None:
         self.client = client
         self.spool = spool
-        self.files = files
-        self.clock = Clock()
-        self.batches: Batches
+        self.clock = clock
+        self.files = client.app[FILES]
+        self.batches = client.app[BATCHES]
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -126,9 +126,7 @@ class Api:
                 secrets.token_bytes,
             )
             client = await stack.enter_async_context(TestClient(TestServer(app)))
-            api = cls(client, spool, files)
-            api.clock, api.batches = clock, batches
-            yield api
+            yield cls(client, spool, clock)
 
     async def ask(
         self,

@@ -146,7 +146,7 @@ async def test_lines_whose_input_was_lost_end_as_server_error(it: Endings, lost:
     await it.close(run, Event.LINES_DONE)
     ended = await it.end(run)
     assert ended.status is BatchStatus.COMPLETED
-    assert ended.counts == Counts(3, 1, 0)
+    assert ended.counts == Counts(3, 1, 2)  # the counts of a completed batch add up
     assert it.codes(ended.error_file_id) == ["server_error"] * 2
     assert [line["custom_id"] for line in it.parts.results(ended.error_file_id)] == ["", ""]
     assert ["could not be read" in note for note in ended.notes] == [True]
@@ -186,8 +186,8 @@ async def test_a_cancel_in_between_is_taken_up_at_the_next_look(
     await it.close(run, Event.WINDOW_CLOSED)
     append = run.ledger.append_never_run
 
-    async def and_cancel(results: list[tuple[int, bytes]]) -> None:
-        await append(results)
+    async def and_cancel(results: list[tuple[int, bytes]], *, failed: bool) -> None:
+        await append(results, failed=failed)
         await it.parts.batches.advance(run.id, Event.CANCEL)
 
     monkeypatch.setattr(run.ledger, "append_never_run", and_cancel)

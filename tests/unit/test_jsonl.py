@@ -1,0 +1,117 @@
+"""Lines of a file, however it comes in pieces; and the index that finds them again."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchd.jsonl import IndexedLines, IndexWriter, lines
+
+TEXT = st.lists(
+    st.sampled_from([b"a", b"\n", b"\r\n", b"\r", "\u2028\x85é".encode(), b"bcdefg"]), max_size=60
+).map(b"".join)
+
+
+class Dribble(io.BytesIO):
+    """Gives as much as it likes, up to what was asked for."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        super().__init__(data)
+        self._sizes = sizes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = self._sizes.pop() if self._sizes else 1 << 20
+        return super().read(min(wanted, size or wanted))
+
+
+@given(TEXT, st.integers(1, 9), st.lists(st.integers(1, 9), max_size=30))
+def test_lines_are_what_split_finds(data: bytes, piece: int, sizes: list[int]) -> None:
+    found = list(lines(Dribble(data, sizes), piece))
+    texts = [text for _, text in found]
+    assert b"".join(texts) == data
+    assert [text.removesuffix(b"\n") for text in texts] == data.removesuffix(b"\n").split(b"\n")[
+        : len(texts)
+    ]
+    assert len(texts) == data.count(b"\n") + (data[-1:] not in (b"", b"\n"))
+    assert all(data[at : at + len(text)] == text for at, text in found)
+
+
+def test_a_line_of_many_pieces_is_one_line() -> None:
+    data = b"x" * 100_000 + b"\nlast"
+    assert list(lines(io.BytesIO(data), 7)) == [(0, data[:100_001]), (100_001, b"last")]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "input", tmp_path / "index"
+
+
+def write(paths: tuple[Path, Path], texts: list[bytes]) -> IndexedLines:
+    paths[0].write_bytes(b"".join(text + b"\n" for text in texts))
+    index, offset = IndexWriter(paths[1]), 0
+    for text in texts:
+        index.add(offset, len(text))
+        offset += len(text) + 1
+    index.close()
+    assert index.count == len(texts)
+    return IndexedLines(*paths)
+
+
+def test_an_index_finds_every_line(paths: tuple[Path, Path]) -> None:
+    texts = [b"%d" % number for number in range(10_000)]
+    indexed = write(paths, texts)
+    assert len(indexed) == len(texts)
+    assert paths[1].stat().st_size == 16 * len(texts)
+    for index in (0, 4096, 9999):
+        assert indexed.read(index) == texts[index]
+        assert indexed.length(index) == len(texts[index])
+    for index in (-1, 10_000):
+        with pytest.raises(IndexError):
+            indexed.read(index)
+    indexed.close()
+
+
+def test_what_was_added_can_be_flushed_before_the_end(paths: tuple[Path, Path]) -> None:
+    index = IndexWriter(paths[1])
+    index.add(0, 5)
+    index.flush()
+    assert paths[1].stat().st_size == 16
+    index.close()
+
+
+def test_a_file_without_lines_has_an_index_without_entries(paths: tuple[Path, Path]) -> None:
+    indexed = write(paths, [])
+    assert len(indexed) == 0
+    with pytest.raises(IndexError):
+        indexed.length(0)
+    indexed.close()
+
+
+def test_an_input_that_was_cut_is_noticed(paths: tuple[Path, Path]) -> None:
+    indexed = write(paths, [b"first", b"second"])
+    os.truncate(paths[0], 8)
+    assert indexed.read(0) == b"first"
+    with pytest.raises(EOFError, match="before request line 1"):
+        indexed.read(1)
+    indexed.close()
+
+
+def test_a_read_in_pieces_is_whole(
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed = write(paths, [b"first", b"second"])
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: pread(fd, min(size, 2), at))
+    assert indexed.read(1) == b"second"
+    indexed.close()
+
+
+def test_a_missing_index_leaves_nothing_open(paths: tuple[Path, Path]) -> None:
+    paths[0].write_bytes(b"")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(FileNotFoundError):
+        IndexedLines(*paths)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,197 @@
+"""A sweep removes what has expired and what is nobody's, and nothing else."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from batchd.bell import Bell
+from batchd.closing import Closing
+from batchd.errors import NoRoom, NotFound
+from batchd.model import Counts, Usage
+from batchd.states import BatchStatus, Event
+from batchd.sweeper import Sweeper
+from tests.support.fakes import START
+from tests.support.parts import WINDOW, Parts, opened, requests
+from tests.support.waiting import until
+
+AGE = 1000.0
+OLD = START - AGE - 1
+YOUNG = START - AGE + 1
+
+
+class Sweeping:
+    def __init__(self, parts: Parts, *, sweep_every: float = 60) -> None:
+        self.parts = parts
+        self.bell = Bell()
+        self.sweeper = Sweeper(
+            parts.batches,
+            parts.files,
+            parts.spool,
+            self.bell,
+            sweep_every=sweep_every,
+            orphan_age=AGE,
+            now=parts.clock,
+        )
+
+    def put(self, path: Path, *, at: float = OLD) -> Path:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+        os.utime(path, (at, at))
+        os.utime(path.parent, (at, at))
+        return path
+
+
+@pytest.fixture
+async def it(tmp_path: Path) -> AsyncIterator[Sweeping]:
+    async with opened(tmp_path) as parts:
+        yield Sweeping(parts)
+
+
+async def test_expired_files_go_with_their_bytes(it: Sweeping) -> None:
+    kept = await it.parts.upload(b"{}\n", expires_after=7200)
+    gone = [await it.parts.upload(b"{}\n", expires_after=3600) for _ in range(150)]
+    it.parts.clock.at += 3600
+    await it.sweeper.sweep()
+    assert it.parts.spool.file(kept.id).exists()
+    for file in gone:
+        assert not it.parts.spool.file(file.id).exists()
+        with pytest.raises(NotFound):
+            await it.parts.files.get("local", file.id)
+
+
+async def test_orphans_of_every_kind_go_when_they_are_old(
+    it: Sweeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    spool = it.parts.spool
+    deleted = await it.parts.upload(b"{}\n")
+    await it.parts.files.delete("local", deleted.id)
+    ended = await it.parts.create("file-" + "0" * 22)
+    await it.parts.batches.rejected(ended.id, [])
+    places = [
+        spool.incoming("abc"),
+        spool.file("file-" + "1" * 22),  # published, and no row was written
+        spool.file(deleted.id),  # a tombstone whose bytes were not removed
+        spool.file(str(ended.output_file_id)),  # the empty ledger of a batch that has ended
+        spool.file("file-" + "2" * 22 + ".damaged"),
+        spool.file("file-" + "2" * 22 + ".salvage"),
+        spool.input(ended.id),
+        spool.index("batch_" + "0" * 32),
+    ]
+    for path in places:
+        it.put(path, at=YOUNG)
+    await it.sweeper.sweep()
+    assert all(path.exists() for path in places)
+    for path in places:
+        it.put(path, at=OLD)
+    await it.sweeper.sweep()
+    assert not any(path.exists() for path in places)
+    (swept,) = [record for record in caplog.records if record.message == "swept"]
+    assert vars(swept)["orphans"] == len(places)
+
+
+async def test_what_somebody_owns_stays_however_old(it: Sweeping) -> None:
+    spool = it.parts.spool
+    file = await it.parts.upload(requests("a"))
+    record = await it.parts.running(requests("ab"))
+    waiting = await it.parts.create(file.id)
+    owned = [
+        spool.file(file.id),
+        spool.file(str(record.output_file_id)),
+        spool.file(str(record.error_file_id)),
+        spool.input(record.id),
+        spool.index(record.id),
+        spool.input(waiting.id),
+    ]
+    for path in owned:
+        it.put(path)
+    await it.sweeper.sweep()
+    assert all(path.exists() for path in owned)
+
+
+async def test_a_batch_that_ends_during_the_sweep_keeps_its_files(
+    it: Sweeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger becomes a file between the sweeper's two looks at the name."""
+    record = await it.parts.running(requests("a"))
+    await it.parts.batches.advance(record.id, Event.LINES_DONE)
+    path = it.put(it.parts.spool.file(str(record.output_file_id)))
+    closing = Closing(counts=Counts(1, 1), usage=Usage(), output_bytes=1, error_bytes=0)
+    is_orphan, owns_file = it.parts.files.is_orphan, it.parts.batches.owns_file
+
+    async def then_end(name: str, answer: bool) -> bool:
+        if name == path.name:
+            await it.parts.batches.finished(record.id, Event.PUBLISHED, closing)
+        return answer
+
+    async def slow_is_orphan(name: str) -> bool:
+        return await then_end(name, await is_orphan(name))
+
+    async def slow_owns_file(name: str) -> bool:
+        return await then_end(name, await owns_file(name))
+
+    monkeypatch.setattr(it.parts.files, "is_orphan", slow_is_orphan)
+    monkeypatch.setattr(it.parts.batches, "owns_file", slow_owns_file)
+    await it.sweeper.sweep()
+    assert (await it.parts.row(record.id)).status is BatchStatus.COMPLETED
+    assert path.exists()
+
+
+async def test_windows_close_when_they_end(it: Sweeping) -> None:
+    record = await it.parts.running(requests("a"))
+    waiting = await it.parts.create(record.input_file_id)
+    assert await it.sweeper.look() == WINDOW
+    it.parts.clock.at += WINDOW - 1
+    it.sweeper._last = None  # the time has passed on both clocks
+    assert await it.sweeper.look() == 1
+    assert (await it.parts.row(record.id)).status is BatchStatus.IN_PROGRESS
+    it.parts.clock.at += 1
+    assert await it.sweeper.look() == 60
+    ended, never_ran = await it.parts.row(record.id), await it.parts.row(waiting.id)
+    assert ended.status is BatchStatus.FINALIZING
+    assert ended.finalizing_at == ended.expires_at
+    assert never_ran.status is BatchStatus.EXPIRED
+    assert never_ran.expired_at == never_ran.expires_at
+    assert (never_ran.output_file_id, never_ran.error_file_id) == (None, None)
+
+
+@pytest.mark.parametrize("jump", [WINDOW + 61.0, -3600.0])
+async def test_after_a_jump_of_the_clock_nothing_expires_until_it_stays(
+    it: Sweeping, jump: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = await it.parts.running(requests("a"))
+    await it.sweeper.look()
+    it.parts.clock.at += jump
+    assert await it.sweeper.look() == 60
+    assert (await it.parts.row(record.id)).status is BatchStatus.IN_PROGRESS
+    assert "clock_jumped" in [entry.message for entry in caplog.records]
+    await it.sweeper.look()
+    stays = BatchStatus.FINALIZING if jump > 0 else BatchStatus.IN_PROGRESS
+    assert (await it.parts.row(record.id)).status is stays
+
+
+async def test_it_looks_and_sweeps_until_told_to_stop(
+    it: Sweeping, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweeping = Sweeping(it.parts, sweep_every=0.01)
+    orphan = sweeping.put(it.parts.spool.incoming("abc"))
+    record = await it.parts.running(requests("a"))
+    stop = asyncio.Event()
+
+    async def full(_work: object) -> None:
+        raise NoRoom
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(sweeping.sweeper.run(stop), name="sweeper")
+        await until(lambda: not orphan.exists())
+        with monkeypatch.context() as patch:
+            patch.setattr(it.parts.database, "write", full)
+            it.parts.clock.at += WINDOW
+            await until(lambda: "disk_full" in [entry.message for entry in caplog.records])
+        async with asyncio.timeout(5):
+            while (await it.parts.row(record.id)).status is BatchStatus.IN_PROGRESS:
+                pass
+        stop.set()

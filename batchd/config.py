@@ -79,6 +79,12 @@ def _at_least(low: int, **settings: float) -> None:
             raise ValueError(f"{name} must be at least {low}")
 
 
+def _more_than_zero(**settings: float) -> None:
+    for name, value in settings.items():
+        if value <= 0:
+            raise ValueError(f"{name} must be more than 0")
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Common settings of every section: immutable, and an unknown key is an error."""
 
@@ -104,6 +110,9 @@ class StorageConfig(Section, frozen=True):
     reserve: Size = Size(64 * 1024**2)
     memory: Size = Size(64 * 1024**2)
 
+    def __post_init__(self) -> None:
+        _at_least(1, memory=self.memory)
+
 
 class BackendConfig(Section, frozen=True):
     base_url: str
@@ -126,6 +135,12 @@ class BackendConfig(Section, frozen=True):
             raise ValueError("give api_key_file or api_key_env, not both")
         _at_least(1, max_in_flight=self.max_in_flight)
         _at_least(0, requests_per_minute=self.requests_per_minute)
+        _more_than_zero(
+            connect_timeout=self.connect_timeout,
+            first_byte_timeout=self.first_byte_timeout,
+            idle_timeout=self.idle_timeout,
+            total_timeout=self.total_timeout,
+        )
 
 
 class RetriesConfig(Section, frozen=True):
@@ -136,6 +151,7 @@ class RetriesConfig(Section, frozen=True):
 
     def __post_init__(self) -> None:
         _at_least(1, fault_limit=self.fault_limit)
+        _more_than_zero(refused_pause=self.refused_pause)
 
 
 class BatchesConfig(Section, frozen=True):
@@ -151,7 +167,8 @@ class BatchesConfig(Section, frozen=True):
         if not self.endpoints or not self.completion_windows:
             raise ValueError("endpoints and completion_windows must not be empty")
         for window in self.completion_windows:
-            Duration.parse(window)
+            if not _DURATION.fullmatch(window.strip()) or Duration.parse(window) < 1:
+                raise ValueError(f"completion_windows has {window!r}: write '24h' or '30m'")
         _at_least(1, max_requests=self.max_requests)
         if self.max_requests >= 1 << 32:
             raise ValueError("max_requests must be less than 4294967296")
@@ -172,6 +189,9 @@ class RetentionConfig(Section, frozen=True):
     sweep_every: Duration = Duration(60)
     input_files: Duration = Duration(30 * 86400)
     orphan_age: Duration = Duration(86400)
+
+    def __post_init__(self) -> None:
+        _more_than_zero(sweep_every=self.sweep_every)
 
 
 class AuthConfig(Section, frozen=True):

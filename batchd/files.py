@@ -37,6 +37,7 @@ from batchd.wire import params
 _INVALID_FORMAT = "Invalid file format for Batch API. Must be .jsonl"
 _NOT_UTF8 = "Invalid file for Batch API. Must be utf-8 encoded"
 _MAX_FILENAME = 255
+_CHECK_ROOM = 4 << 20  # bytes between two looks at the disk
 _BATCH_OF_EXPIRED = 100
 
 check_json = msgspec.json.Decoder(msgspec.Raw).decode
@@ -45,10 +46,17 @@ check_json = msgspec.json.Decoder(msgspec.Raw).decode
 class Upload:
     """Bytes on their way into the spool: written to disk as they come, judged at the end."""
 
-    def __init__(self, path: Path, out: "aiofiles.threadpool.binary.AsyncBufferedIOBase") -> None:
+    def __init__(
+        self,
+        path: Path,
+        out: "aiofiles.threadpool.binary.AsyncBufferedIOBase",
+        check_room: Callable[[], None],
+    ) -> None:
         self.path = path
         self.size = 0
         self._out = out
+        self._check_room = check_room
+        self._checked = 0
         self._sha256 = hashlib.sha256()
         self._decoder = getincrementaldecoder("utf-8")()
         self.is_utf8 = True
@@ -70,6 +78,9 @@ class Upload:
         await asyncio.to_thread(self._look_at, b"", final=True)
 
     def _look_at(self, data: bytes, *, final: bool) -> None:
+        if self.size - self._checked >= _CHECK_ROOM:
+            self._checked = self.size
+            self._check_room()
         self._sha256.update(data)
         if self.is_utf8:
             try:
@@ -103,16 +114,18 @@ class Files:
     @contextlib.asynccontextmanager
     async def receive(self, expected: int | None = None) -> AsyncGenerator[Upload]:
         """A place for an upload of perhaps ``expected`` bytes; whatever is not created goes."""
-        free = await self._spool.disk.run(self._spool.disk.free, self._spool.directory)
-        if free < self._reserve + (expected or 0):
-            raise NoRoom
+        await self._spool.disk.run(self._check_room, expected or 0)
         path = self._spool.incoming(self._draw(16).hex())
         try:
             with _no_room_when_full():
                 async with aiofiles.open(path, "xb") as out:
-                    yield Upload(path, out)
+                    yield Upload(path, out, self._check_room)
         finally:
             await self._spool.disk.run(self._spool.disk.remove, path)
+
+    def _check_room(self, more: int = 0) -> None:
+        if self._spool.disk.free(self._spool.directory) < self._reserve + more:
+            raise NoRoom
 
     def check_size(self, size: int) -> None:
         """``TooLarge`` if an upload of ``size`` bytes may not come in."""

@@ -16,6 +16,7 @@ can be read back from the two files at any time:
 believed at all: what verifies is copied to a new file.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from batchd.wire.lines import check_result_line, is_never_run, result_usage
 from batchd.writer import LedgerFile, Writer
 
 _COPY_GROUP = 1 << 20
+_FULL_BYTE = 0xFF
+_NOT_FULL = re.compile(rb"[^\xff]")
 
 
 class Bitmap:
@@ -40,6 +43,20 @@ class Bitmap:
 
     def __contains__(self, index: int) -> bool:
         return bool(self._bits[index >> 3] & (1 << (index & 7)))
+
+    def next_missing(self, start: int) -> int | None:
+        """The first index from ``start`` on whose bit is not set; skips full bytes at C speed."""
+        byte = start >> 3
+        if byte >= len(self._bits):
+            return None
+        if (self._bits[byte] | ((1 << (start & 7)) - 1)) == _FULL_BYTE:
+            found = _NOT_FULL.search(self._bits, byte + 1)
+            if found is None:
+                return None
+            byte, start = found.start(), found.start() << 3
+        free = ~(self._bits[byte] | ((1 << (start & 7)) - 1)) & _FULL_BYTE
+        index = (byte << 3) + (free & -free).bit_length() - 1
+        return index if index < self.size else None
 
     def add(self, index: int) -> bool:
         """Set a bit, and say whether it is new."""
@@ -82,8 +99,9 @@ class Ledger:
     def usage(self) -> Usage:
         return self._tally.usage
 
-    def is_done(self, index: int) -> bool:
-        return index in self._done
+    def next_missing(self, start: int) -> int | None:
+        """The first line from ``start`` on without a durable result."""
+        return self._done.next_missing(start)
 
     def end(self, which: LineFile) -> int:
         """The size of a result file, all of it durable."""

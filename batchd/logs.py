@@ -60,6 +60,8 @@ def configure(level: str, style: str, stream: TextIO, *, journal_stream: str | N
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Formatter(_STYLES[style]))
     logging.basicConfig(force=True, level=level.upper(), handlers=[handler])
+    # It would log what it could not parse: pieces of requests, and so prompts and keys.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
 
 
 def redact(text: str) -> str:

@@ -19,7 +19,6 @@ from batchd.states import BatchStatus, Event
 log = logging.getLogger(__name__)
 
 _JUMP = 60.0  # seconds by which the wall clock may differ from the monotonic one between two looks
-_LEDGER_SUFFIXES = (".damaged", ".salvage")
 
 
 class Sweeper:
@@ -45,6 +44,7 @@ class Sweeper:
         self._now = now
         self._last: tuple[float, float] | None = None
         self._next_sweep = 0.0
+        self._trusted_at = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look and sweep until ``stop``."""
@@ -57,8 +57,9 @@ class Sweeper:
     async def look(self) -> float:
         """Close the windows that have ended, sweep if it is time; seconds to the next such end."""
         monotonic = asyncio.get_running_loop().time()
-        if self._clock_jumped(monotonic):
-            return self._sweep_every
+        self._note_jump(monotonic)
+        if monotonic < self._trusted_at:
+            return self._trusted_at - monotonic
         await self._close_windows()
         if monotonic >= self._next_sweep:
             self._next_sweep = monotonic + self._sweep_every
@@ -66,16 +67,14 @@ class Sweeper:
         next_end = await self._batches.next_window_end()
         return self._sweep_every if next_end is None else next_end - self._now()
 
-    def _clock_jumped(self, monotonic: float) -> bool:
+    def _note_jump(self, monotonic: float) -> None:
+        """After a jump the clock is believed only when it has been steady for a while."""
         now = self._now()
-        last, self._last = self._last, (now, monotonic)
-        if last is None:
-            return False
+        last, self._last = self._last or (now, monotonic), (now, monotonic)
         jump = (now - last[0]) - (monotonic - last[1])
         if abs(jump) > _JUMP:
             log.warning("clock_jumped", extra={"seconds": round(jump)})
-            return True
-        return False
+            self._trusted_at = monotonic + self._sweep_every
 
     async def _close_windows(self) -> None:
         for batch in await self._batches.overdue():
@@ -111,8 +110,8 @@ class Sweeper:
         return removed
 
     async def _is_orphan(self, name: str) -> bool:
-        if name.endswith(_LEDGER_SUFFIXES):
-            return True
+        if name.endswith(".damaged"):
+            return False  # the operator's to look at and to remove
         # In this order, because a batch may end in between: its ledger then has a row already.
         return not await self._batches.owns_file(name) and await self._files.is_orphan(name)
 

@@ -184,7 +184,8 @@ class Writer:
         try:
             while group_or_end := self._take(appender):
                 self._commit(appender, group_or_end)
-        except OSError as error:
+        except Exception as error:  # not only the disk's: nobody else would hear of it
+            log.exception("ledger_write_failed")
             self._die(error)
         finally:
             appender.close()
@@ -227,14 +228,18 @@ class Writer:
 
     def _hand_back(self, group: list[Entry]) -> None:
         def deliver() -> None:
-            for _, _, receipt in group:
-                receipt()
+            try:
+                for _, _, receipt in group:
+                    receipt()
+            except Exception:
+                log.exception("receipt_failed")
+                self._on_fatal("a durable result could not be counted")
 
         self._call(deliver)
 
-    def _die(self, error: OSError) -> None:
-        log.critical("ledger_write_failed", extra={"reason": error.strerror})
-        self._call(lambda: self._on_fatal(f"a ledger could not be written: {error.strerror}"))
+    def _die(self, error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        self._call(lambda: self._on_fatal(f"a ledger could not be written: {reason}"))
 
     def _call(self, callback: Callable[[], None]) -> None:
         if self._loop is not None:

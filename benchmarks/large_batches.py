@@ -158,7 +158,8 @@ def report(measured: Measured) -> None:
     """Print the tables of one case."""
     case, rates = measured.case, [limit.rate for limit in measured.limits]
     say(latency_table(measured.phases, measured.samples, measured.bare_samples))
-    say(latency_row("bare client loop", [s for limit in measured.limits for s in limit.samples]))
+    for when, limit in zip(("before", "after"), measured.limits, strict=True):
+        say(latency_row(f"bare loop, {when}", limit.samples))
     bare = sum(rates) / len(rates)
     say(
         f"lines per second: {measured.rate:,.0f}; bare client loop before and after: "

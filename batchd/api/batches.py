@@ -4,6 +4,7 @@ from aiohttp import web
 
 from batchd.api.identity import OWNER
 from batchd.api.parts import BATCHES, CONFIG, answer
+from batchd.api.reading import in_time
 from batchd.model import BatchRecord
 from batchd.wire import params
 from batchd.wire.objects import BatchObject, ListObject
@@ -14,8 +15,10 @@ _MAX_LIMIT = 100
 
 async def create(request: web.Request) -> web.Response:
     config = request.app[CONFIG].batches
+    async with in_time(request.app[CONFIG].server.upload_timeout):
+        body = await request.read()
     wish = params.new_batch(
-        params.json_object(await request.read()),
+        params.json_object(body),
         endpoints=config.endpoints,
         windows=config.windows,
     )

@@ -59,6 +59,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return _error_answer(_from_aiohttp(request, error))
     except HttpProcessingError:
         return _error_answer(InvalidRequest("The request is not valid HTTP or multipart."))
+    except ConnectionError:
+        raise  # the client has gone: there is nobody to answer, and no fault of ours
     except Exception:
         log.exception("unhandled_error", extra={"method": request.method, "path": request.path})
         return _error_answer(BatchdError("batchd failed to handle this request; its log says why."))

@@ -4,15 +4,14 @@ Parts come in any order, so the bytes are spooled first and judged at the end. S
 while reading, since a stream has no Content-Length. A body that stalls is given up.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
 from batchd.api.identity import OWNER
+from batchd.api.reading import in_time
 from batchd.config import ServerConfig
-from batchd.errors import Busy, InvalidRequest, RequestTimeout
+from batchd.errors import Busy, InvalidRequest
 from batchd.files import Files, Upload
 from batchd.model import FileRecord
 from batchd.wire import params
@@ -88,7 +87,7 @@ class _Form:
 
     async def read(self, reader: MultipartReader) -> None:
         for _ in range(_MAX_PARTS):
-            async with _in_time(self._timeout):
+            async with in_time(self._timeout):
                 part = await reader.next()
             if part is None:
                 return
@@ -134,20 +133,8 @@ class _Form:
 
     async def _pieces(self, part: BodyPartReader) -> AsyncIterator[bytes]:
         while True:
-            async with _in_time(self._timeout):
+            async with in_time(self._timeout):
                 data = await part.read_chunk(_READ)
             if not data:
                 return
             yield data
-
-
-@contextlib.asynccontextmanager
-async def _in_time(seconds: float) -> AsyncGenerator[None]:
-    """``asyncio.timeout`` that says what was late."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise RequestTimeout(
-            f"No byte of the request's body came for {seconds:g} seconds."
-        ) from None

@@ -26,6 +26,7 @@ from batchd.retry import Park
 log = logging.getLogger(__name__)
 
 _MODELS_AGE = 30.0
+_FAILURE_AGE = 5.0  # so that a server that hangs is not waited for again and again
 _MODELS_TIMEOUT = 3.0
 _MAX_MODELS_SIZE = 4 << 20
 
@@ -145,10 +146,10 @@ class Backend:
     async def models(self) -> list[ListedModel] | None:
         """What the server lists, at most half a minute old; None if it could not be asked."""
         async with self._models_lock:
-            if self._monotonic() - self._models_at >= _MODELS_AGE:
+            age = _MODELS_AGE if self._models is not None else _FAILURE_AGE
+            if self._monotonic() - self._models_at >= age:
                 self._models = await self._ask_models()
-                if self._models is not None:
-                    self._models_at = self._monotonic()
+                self._models_at = self._monotonic()
             return self._models
 
     async def _ask_models(self) -> list[ListedModel] | None:

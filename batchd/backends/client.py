@@ -84,7 +84,8 @@ async def _note_reuse(
     context: SimpleNamespace,
     _params: aiohttp.TraceConnectionReuseconnParams,
 ) -> None:
-    context.trace_request_ctx.reused = True
+    if context.trace_request_ctx is not None:  # None for the question after the models
+        context.trace_request_ctx.reused = True
 
 
 class Client:

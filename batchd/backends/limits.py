@@ -44,7 +44,12 @@ class Limiter:
         """A request goes now. Only when ``ready_at(now) <= now``."""
         self.in_flight += 1
         # A timer that fired a little late is made up for, so that the rate is met in the mean.
-        self._next_at = max(now - min(self._spacing, _LATE), self._next_at) + self._spacing
+        self._next_at = max(now - _LATE, self._next_at) + self._spacing
+
+    def put_back(self) -> None:
+        """The request taken last did not go after all."""
+        self.in_flight -= 1
+        self._next_at -= self._spacing
 
     def give_back(self) -> None:
         """Its answer is here, or it was given up."""
@@ -66,6 +71,3 @@ class Limiter:
         changed = self.park_reason != park.reason
         self.park_reason = park.reason
         return changed
-
-    def unpark(self) -> None:
-        self._parked_until = -math.inf

@@ -1,6 +1,5 @@
 """The API's verbs, as the commands use them. Wire details are ``http``'s and ``multipart``'s."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -35,15 +34,13 @@ class Client:
     def create(
         self, file_id: str, endpoint: str, window: str, metadata: Mapping[str, str] | None
     ) -> Batch:
-        """Create a batch. Sent twice it would still be one: the key says that it is the same."""
         asked = {
             "input_file_id": file_id,
             "endpoint": endpoint,
             "completion_window": window,
             "metadata": dict(metadata) if metadata else None,
         }
-        key = {"Idempotency-Key": os.urandom(16).hex()}
-        return cast("Batch", self._object("batch", "POST", "/v1/batches", asked, key))
+        return cast("Batch", self._object("batch", "POST", "/v1/batches", asked))
 
     def batches(self, limit: int | None) -> tuple[list[Batch], bool]:
         """The newest ``limit`` batches (None: all), and whether there are more."""

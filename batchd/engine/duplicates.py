@@ -76,10 +76,13 @@ class Duplicates:
         return self._scratch / f"custom-ids-{number:02d}"
 
 
-def confirmed(suspects: list[Suspect], custom_id_of: Callable[[int], str]) -> list[Suspect]:
-    """Those whose ids really are equal."""
-    return [
-        suspect
-        for suspect in suspects
-        if custom_id_of(suspect.index) == custom_id_of(suspect.earlier_index)
-    ]
+def confirmed(
+    suspects: list[Suspect], custom_id_of: Callable[[int], str | None]
+) -> list[tuple[Suspect, str]]:
+    """Those whose ids really are equal, with the id. None: this line's id cannot be told."""
+    found: list[tuple[Suspect, str]] = []
+    for suspect in suspects:
+        custom_id = custom_id_of(suspect.index)
+        if custom_id is not None and custom_id == custom_id_of(suspect.earlier_index):
+            found.append((suspect, custom_id))
+    return found

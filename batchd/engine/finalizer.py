@@ -15,7 +15,7 @@ import logging
 from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.closing import Closing
-from batchd.engine.inputs import LOST, Inputs
+from batchd.engine.inputs import InputLost, Inputs
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.model import BatchRecord, LineFile
 from batchd.patience import patient
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 5.0
 _FILL_LINES = 512
+_LEAVE_AFTER = 5.0  # seconds; a full disk may keep an ending from ending
 
 _UNREADABLE = "the input could not be read to the end; lines that did not run ended as server_error"
 _MISCOUNT = "result lines and request lines do not add up ({found} of {total}); see the log"
@@ -45,7 +46,8 @@ class Finalizer:
         self._bell = bell
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Finalize until ``stop``; what has begun is finished."""
+        """Finalize until ``stop``; what has begun is finished, if it can be."""
+        open_endings: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as endings:
             while not stop.is_set():
                 with patient("finalizer"):
@@ -53,8 +55,14 @@ class Finalizer:
                 for run in self._runs:
                     if run.status in CLOSING and run.is_quiet and not run.is_ending:
                         run.is_ending = True
-                        endings.create_task(self.end(run), name=f"finalize-{run.id}")
+                        ending = endings.create_task(self.end(run), name=f"finalize-{run.id}")
+                        open_endings.add(ending)
+                        ending.add_done_callback(open_endings.discard)
                 await self._bell.wait(at_most=_LOOK_AGAIN)
+            if open_endings:
+                _, late = await asyncio.wait(open_endings, timeout=_LEAVE_AFTER)
+                for ending in late:  # the next start does it again from what is on disk
+                    ending.cancel()
 
     async def _end_never_started(self) -> None:
         """Cancelled before it was validated: no lines, no files."""
@@ -68,8 +76,11 @@ class Finalizer:
     async def end(self, run: Run) -> None:
         """Fill in, check, commit, let go. What could not be done now is tried again."""
         ended = False
-        with patient("finalizer"):
-            ended = await self._end(run)
+        try:
+            with patient("finalizer"):
+                ended = await self._end(run)
+        except OSError as error:
+            log.warning("input_not_read", extra={"batch": run.id, "reason": str(error)})
         run.is_ending = ended
 
     async def _end(self, run: Run) -> bool:
@@ -121,14 +132,14 @@ class Finalizer:
         error = _never_run_error(record)
         if error is INPUT_LOST:
             await self._batches.add_note(run.id, _UNREADABLE)
-        group: list[int] = []
-        for index in range(run.ledger.total):
-            if not run.ledger.is_done(index):
+        index = run.ledger.next_missing(0)
+        while index is not None:
+            group: list[int] = []
+            while index is not None and len(group) < _FILL_LINES:
                 group.append(index)
-            if len(group) == _FILL_LINES or (group and index == run.ledger.total - 1):
-                work = self._spool.disk.run(self._never_run_lines, run, group, error)
-                await run.ledger.append_never_run(await work, failed=error is INPUT_LOST)
-                group = []
+                index = run.ledger.next_missing(index + 1)
+            work = self._spool.disk.run(self._never_run_lines, run, group, error)
+            await run.ledger.append_never_run(await work, failed=error is INPUT_LOST)
 
     def _never_run_lines(self, run: Run, group: list[int], error: bytes) -> list[tuple[int, bytes]]:
         return [
@@ -140,7 +151,7 @@ class Finalizer:
         """A line's ``custom_id``; empty if the input is lost, for then nobody knows it."""
         try:
             return custom_id(self._inputs.read(run.id, index))
-        except LOST:
+        except (InputLost, ValueError):
             return ""
 
 

@@ -3,8 +3,12 @@
 Used from threads, one at a time; a lock makes sure of it.
 """
 
+import contextlib
+import errno
+import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Generator
 
 import msgspec
 
@@ -14,10 +18,16 @@ from batchd.model import RequestLine
 from batchd.spool import Spool
 from batchd.wire.lines import request_line
 
+log = logging.getLogger(__name__)
+
 _OPEN = 256
 
 
-LOST = (OSError, IndexError, EOFError, ValueError)  # what reading a lost input raises
+_LOST_ERRORS = frozenset({errno.ENOENT, errno.EIO, errno.ESTALE})
+
+
+class InputLost(Exception):
+    """A line cannot be read any more. Other errors of the system pass, and are raised as such."""
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -44,13 +54,13 @@ class Inputs:
         self._lock = threading.Lock()
 
     def length(self, batch_id: str, index: int) -> int:
-        """The size of a line. ``OSError`` or ``IndexError`` if the input is lost."""
-        with self._lock:
+        """The size of a line. ``InputLost``, or an ``OSError`` that may pass."""
+        with self._lock, _lost_or_passing():
             return self._lines(batch_id).length(index)
 
     def read(self, batch_id: str, index: int) -> bytes:
-        """A line's bytes. ``OSError``, ``IndexError`` or ``EOFError`` if the input is lost."""
-        with self._lock:
+        """A line's bytes. ``InputLost``, or an ``OSError`` that may pass."""
+        with self._lock, _lost_or_passing():
             return self._lines(batch_id).read(index)
 
     def read_picks(self, picks: list[Pick], room: int, *, alone: bool) -> list[Read]:
@@ -63,8 +73,11 @@ class Inputs:
                 if size > room and (found or not alone):
                     break
                 line = request_line(pick.index, self.read(pick.run.id, pick.index))
-            except LOST:
+            except (InputLost, ValueError):
                 size = 0
+            except OSError as error:
+                log.warning("input_not_read", extra={"batch": pick.run.id, "reason": str(error)})
+                break
             found.append(Read(pick, line, size))
             room -= size
         return found
@@ -85,3 +98,15 @@ class Inputs:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(batch_id)
         return self._open[batch_id]
+
+
+@contextlib.contextmanager
+def _lost_or_passing() -> Generator[None]:
+    try:
+        yield
+    except (IndexError, EOFError) as error:
+        raise InputLost from error
+    except OSError as error:
+        if error.errno in _LOST_ERRORS:
+            raise InputLost from error
+        raise

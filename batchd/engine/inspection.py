@@ -15,7 +15,7 @@ from batchd.engine.duplicates import Duplicates, confirmed
 from batchd.engine.linecheck import Checked, LineChecker
 from batchd.jsonl import BOM, IndexedLines, IndexWriter, lines
 from batchd.model import LineError
-from batchd.wire.lines import custom_id
+from batchd.wire import lines as lines_of
 
 MAX_ERRORS = 100
 _SLICE = 128  # lines between two pauses
@@ -159,20 +159,28 @@ class Inspection:
             return []
         indexed = IndexedLines(self._input, self._index)
         try:
-            sure = confirmed(suspects, lambda index: custom_id(indexed.read(index)))
+            sure = confirmed(suspects, lambda index: _custom_id(indexed.read(index)))
             return [
                 LineError(
                     "duplicate_custom_id",
-                    f"The custom_id '{custom_id(indexed.read(suspect.index))}' for this request "
+                    f"The custom_id '{custom_id}' for this request "
                     "is a duplicate of another request. The custom_id parameter must be unique "
                     "for each request in a batch.",
                     "custom_id",
                     suspect.line_no,
                 )
-                for suspect in sure
+                for suspect, custom_id in sure
             ]
         finally:
             indexed.close()
+
+
+def _custom_id(line: bytes) -> str | None:
+    """The id of a line, faulty ones included; None if a typed look does not find it."""
+    try:
+        return lines_of.custom_id(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _line_no(error: LineError) -> int:

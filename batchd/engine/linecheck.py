@@ -4,6 +4,7 @@ Two steps: a typed decode that passes nearly every line in well under a microsec
 for a line that it does not pass, a look at everything to name every fault.
 """
 
+import re
 from collections.abc import Container
 
 import msgspec
@@ -15,6 +16,9 @@ _CHAT = "/v1/chat/completions"
 _EMBEDDINGS = "/v1/embeddings"
 _ENDPOINT_NAMES = {_CHAT: "Chat Completions", "/v1/completions": "Completions"}
 _EMPTY = msgspec.Raw(b"")
+
+MAX_DEPTH = 100  # far below what a decoder stands, wherever it is called from
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 _INVALID_JSON = "This line is not parseable as valid JSON."
 _INVALID_URL = "The URL provided for this request does not match the batch endpoint."
@@ -61,6 +65,8 @@ class LineChecker:
 
     def check(self, line: bytes, line_no: int) -> Checked:
         """Look at one line that is not blank."""
+        if _too_deep(line):
+            return _faulty(LineError("invalid_json_line", _INVALID_JSON, None, line_no))
         try:
             request = _decode_line(line)
         except _NOT_JSON:
@@ -148,6 +154,21 @@ class LineChecker:
             text = f"The provided model '{model}' is not supported by the Batch API."
             return [("model_not_found", text, "body.model")]
         return []
+
+
+def _too_deep(line: bytes) -> bool:
+    """Whether arrays and objects are nested deeper than ``MAX_DEPTH``."""
+    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in _BRACKETS.findall(line):
+        if bracket in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif bracket in b"]}":
+            depth -= 1
+    return False
 
 
 def _faulty(error: LineError) -> Checked:

@@ -18,7 +18,7 @@ from batchd.disk import Disk
 from batchd.engine.inputs import Inputs, Pick, Read
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.engine.scheduler import Scheduler
-from batchd.model import NO_USAGE, Failure, LineFile, Outcome, Reply, RequestLine
+from batchd.model import NO_USAGE, Failure, FailureKind, LineFile, Outcome, Reply, RequestLine
 from batchd.retry import Park, Policy, Requeue, Settle, Standing, decide
 from batchd.states import BatchStatus
 from batchd.wire.lines import failure_line, file_of, reply_line
@@ -27,6 +27,9 @@ from batchd.writer import Writer
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 1.0
+
+# Failures of a server that did answer, only not usefully.
+_SIGNS_OF_LIFE = frozenset({FailureKind.NOT_HTTP, FailureKind.NOT_JSON, FailureKind.TOO_LARGE})
 _BEHIND_OTHERS = 0.1
 
 
@@ -41,6 +44,7 @@ class Limits(Protocol):
     def ready_at(self, now: float) -> float: ...
     def take(self, now: float) -> None: ...
     def give_back(self) -> None: ...
+    def put_back(self) -> None: ...
 
 
 class Transport(Protocol):
@@ -162,7 +166,7 @@ class Runner:
 
     def _put_back(self, pick: Pick) -> None:
         """There was no room for a line after all. Rings no bell: nothing has become free."""
-        self._backend.limiter.give_back()
+        self._backend.limiter.put_back()
         pick.run.put_back(pick.index)
         self._scheduler.line_is_back(pick.run)
         self._unsettled -= 1
@@ -216,6 +220,9 @@ class Runner:
     def _heard(self, outcome: Outcome) -> None:
         if isinstance(outcome, Reply):
             self._backend.answered(ok=outcome.ok)
+        elif outcome.kind in _SIGNS_OF_LIFE:
+            self._backend.answered(ok=False)
+        if self._runs.backend_note is not None:
             self._runs.backend_note = self._backend.note
 
     def _park(self, park: Park) -> None:

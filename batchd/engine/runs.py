@@ -64,12 +64,9 @@ class Run:
             return heapq.heappop(self._waiting)[1]
         if len(self._waiting) >= MAX_WAITING:
             return None
-        while self._cursor < self.ledger.total:
-            index = self._cursor
-            self._cursor += 1
-            if not self.ledger.is_done(index):
-                return index
-        return None
+        index = self.ledger.next_missing(self._cursor)
+        self._cursor = self.ledger.total if index is None else index + 1
+        return index
 
     def put_back(self, index: int) -> None:
         """A taken line was not sent after all."""

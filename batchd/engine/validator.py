@@ -18,7 +18,7 @@ from batchd.config import BatchesConfig
 from batchd.engine.inspection import Inspection, Rules, Stopped, Verdict
 from batchd.errors import InvalidRequest, NoRoom
 from batchd.files import Files
-from batchd.model import BatchRecord
+from batchd.model import BatchRecord, LineError
 from batchd.spool import Spool
 from batchd.states import BatchStatus
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 5.0
 _AT_ONCE = 4
+_UNFORESEEN = "batchd failed to validate this file; its log says why."
 _POSTPONED = 10.0  # seconds
 
 
@@ -141,10 +142,20 @@ class Validator:
             inspection.stop()
         disk = self._spool.disk
         await disk.run(disk.remove_directory, self._spool.scratch(record.id))
-        verdict = await disk.run(inspection.judge)
+        verdict = await self._judge(record, inspection)
         await disk.run(disk.remove_directory, self._spool.scratch(record.id))
         await disk.run(disk.sync_directory, self._spool.index(record.id).parent)
         return verdict
+
+    async def _judge(self, record: BatchRecord, inspection: Inspection) -> Verdict:
+        """No input may end the daemon: what nobody foresaw fails this one batch."""
+        try:
+            return await self._spool.disk.run(inspection.judge)
+        except (Stopped, OSError):
+            raise
+        except Exception:
+            log.exception("validation_failed", extra={"batch": record.id})
+            return Verdict(0, None, [LineError("invalid_request", _UNFORESEEN)])
 
     def _log(self, record: BatchRecord | None) -> None:
         if record is not None:

@@ -28,9 +28,7 @@ INPUT_LOST = (
     b'{"code":"server_error","message":"The input file was lost before this request was executed."}'
 )
 
-_NEVER_RUN = tuple(
-    b',"response":null,"error":' + error + b"}\n" for error in (EXPIRED, CANCELLED)
-)
+_NEVER_RUN = tuple(b',"response":null,"error":' + error + b"}\n" for error in (EXPIRED, CANCELLED))
 
 _FAILURES = {
     FailureKind.UNREACHABLE: (b"server_error", b"The model server could not be reached."),
@@ -215,10 +213,12 @@ def _usage(raw: msgspec.Raw) -> Usage:
     made = tokens.completion_tokens_details or tokens.output_tokens_details or NO_DETAILS
     input_tokens = tokens.prompt_tokens or tokens.input_tokens
     output_tokens = tokens.completion_tokens or tokens.output_tokens
+    total = tokens.total_tokens or input_tokens + output_tokens
+    # A number below zero would make the sum go back.
     return Usage(
-        input_tokens,
-        sent.cached_tokens,
-        output_tokens,
-        made.reasoning_tokens,
-        tokens.total_tokens or input_tokens + output_tokens,
+        max(0, input_tokens),
+        max(0, sent.cached_tokens),
+        max(0, output_tokens),
+        max(0, made.reasoning_tokens),
+        max(0, total),
     )

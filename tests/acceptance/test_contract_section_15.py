@@ -1,7 +1,6 @@
 """Section 15 of the contract: each sentence of the two documents that batchd was made from.
 
-One test for each row, with the row's number in its name, through openai-python and the real
-program.
+One test or more for each row, with its number, through openai-python and the real program.
 """
 
 import json
@@ -170,8 +169,8 @@ def test_0_7_a_list_starts_right_after_the_given_id(client: OpenAI) -> None:
 def test_0_8_a_page_has_1_to_100_batches_and_20_by_default(client: OpenAI) -> None:
     file = client.files.create(file=jsonl(line("a")), purpose="batch")
     with ThreadPoolExecutor(8) as several:
-        made = several.map(lambda _: ask(client, input_file_id=file.id), range(101))
-        assert len({batch.id for batch in made}) == 101
+        made = [several.submit(ask, client, input_file_id=file.id) for _ in range(101)]
+    assert len({each.result().id for each in made}) == 101
     assert len(client.batches.list().data) == 20
     assert len(client.batches.list(limit=1).data) == 1
     assert len(client.batches.list(limit=100).data) == 100
@@ -180,7 +179,7 @@ def test_0_8_a_page_has_1_to_100_batches_and_20_by_default(client: OpenAI) -> No
             client.batches.list(limit=limit)
 
 
-def test_0_9_a_list_says_whether_there_is_more(client: OpenAI, service: Service) -> None:
+def test_0_9_a_list_says_whether_there_is_more(client: OpenAI) -> None:
     for _ in range(2):
         ask(client)
     page = client.batches.list(limit=1)
@@ -191,12 +190,9 @@ def test_0_9_a_list_says_whether_there_is_more(client: OpenAI, service: Service)
     assert last.has_more is False
     after_all = client.batches.list(after=everything[-1])
     assert (after_all.data, after_all.has_more) == ([], False)
-    assert service.proxy.checked > 0
 
 
-def test_0_10_what_a_cancelled_batch_finished_is_output_and_the_rest_errors(
-    client: OpenAI,
-) -> None:
+def test_0_10_what_a_cancelled_batch_finished_is_output_the_rest_errors(client: OpenAI) -> None:
     slow = [line(f"slow {number}", behave="timeout") for number in range(100)]
     batch = create(client, jsonl(line("quick"), *slow))
     wait_until(lambda: completed(client, batch) == 1, within=10)
@@ -298,8 +294,6 @@ def test_1_6_a_batch_has_every_attribute_in_every_status(client: OpenAI, service
 
 
 def test_1_7_a_bearer_token_is_taken_whatever_it_is(service: Service) -> None:
-    for key in ("any", "sk-proj-other"):
-        with OpenAI(base_url=service.base_url, api_key=key) as client:
-            assert client.models.list().data
-    sent = service.proxy.seen[-1].request.headers["authorization"]
-    assert sent == "Bearer sk-proj-other"
+    with OpenAI(base_url=service.base_url, api_key="sk-proj-other") as client:
+        assert client.models.list().data
+    assert service.proxy.seen[-1].request.headers["authorization"] == "Bearer sk-proj-other"

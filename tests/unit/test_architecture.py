@@ -20,6 +20,8 @@ LONGEST_FUNCTION = 60
 # Where a broad `except` may end an error instead of passing it on, and how often. Everything else
 # names what it expects, or cleans up and raises again.
 BROAD_HANDLERS: dict[str, int] = {
+    "batchd/engine/validator.py": 1,  # no input may end the daemon
+    "batchd/writer.py": 2,  # a writer thread must not die unheard
     "batchd/api/middleware.py": 1,  # the one translator: an unforeseen error becomes a 500
 }
 

@@ -65,6 +65,8 @@ def refusal(text: str) -> str:
         ("[batches]\nendpoints = []", "endpoints"),
         ("[batches]\ncompletion_windows = []", "completion_windows"),
         ("[batches]\ncompletion_windows = ['never']", "completion_windows"),
+        ("[batches]\ncompletion_windows = ['0s']", "completion_windows"),
+        ("[retries]\nrefused_pause = 0", "refused_pause"),
         ("[batches]\nmax_requests = 0", "max_requests"),
         ("[batches]\nmax_requests = 4294967296", "max_requests"),
         ("[retention]\nsweep_every = 0", "sweep_every"),

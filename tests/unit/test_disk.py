@@ -58,7 +58,11 @@ def test_a_write_in_pieces_is_whole(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:2]))
+
+    def write_a_piece(descriptor: int, data: memoryview) -> int:
+        return write(descriptor, data[:2])
+
+    monkeypatch.setattr(os, "write", write_a_piece)
     descriptor = disk.open_append(tmp_path / "a")
     disk.append(descriptor, b"seven b")
     disk.close(descriptor)

@@ -104,7 +104,11 @@ def test_a_read_in_pieces_is_whole(
 ) -> None:
     indexed = write(paths, [b"first", b"second"])
     pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, size, at: pread(fd, min(size, 2), at))
+
+    def read_a_piece(descriptor: int, size: int, at: int) -> bytes:
+        return pread(descriptor, min(size, 2), at)
+
+    monkeypatch.setattr(os, "pread", read_a_piece)
     assert indexed.read(1) == b"second"
     indexed.close()
 

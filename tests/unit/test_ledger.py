@@ -288,6 +288,27 @@ def test_recovery_leaves_a_file_that_it_finds_good(
     assert len(kept) == len(set(kept)) == first.done.count
 
 
+def test_the_next_missing_line_is_found_behind_many_that_are_done() -> None:
+    bitmap = Bitmap(4003)
+    for index in range(4003):
+        if index not in (3001, 4002):
+            bitmap.add(index)
+    assert [bitmap.next_missing(start) for start in (0, 7, 3001, 3002)] == [3001, 3001, 3001, 4002]
+    bitmap.add(4002)
+    assert bitmap.next_missing(3002) is None
+
+
+@given(st.integers(0, 40), st.sets(st.integers(0, 39)), st.integers(0, 45))
+def test_the_next_missing_line_is_found(size: int, done: set[int], start: int) -> None:
+    bitmap = Bitmap(size)
+    for index in done:
+        if index < size:
+            assert bitmap.add(index)
+            assert not bitmap.add(index)
+    expected = [index for index in range(start, size) if index not in done]
+    assert bitmap.next_missing(start) == (expected[0] if expected else None)
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[[Writer], Ledger]:
     def ledger(writer: Writer) -> Ledger:
@@ -300,7 +321,7 @@ def make(tmp_path: Path) -> Callable[[Writer], Ledger]:
 async def test_a_line_is_done_only_when_it_is_durable(
     tmp_path: Path, make: Callable[[Writer], Ledger]
 ) -> None:
-    seen: list[tuple[Counts, bool]] = []
+    seen: list[tuple[Counts, int | None]] = []
     async with Writer(HastyDisk(), tmp_path, 0, pytest.fail).running() as writer:
         ledger = make(writer)
         for which, index, line in (
@@ -312,11 +333,11 @@ async def test_a_line_is_done_only_when_it_is_durable(
                 index,
                 line,
                 OK.usage,
-                lambda index=index: seen.append((ledger.counts, ledger.is_done(index))),
+                lambda: seen.append((ledger.counts, ledger.next_missing(1))),
             )
-            assert not ledger.is_done(index)
+        assert ledger.next_missing(1) == 1
         await ledger.append_never_run([(5, error_lines()[2])])
-    assert seen == [(Counts(TOTAL, 1, 0), True), (Counts(TOTAL, 1, 1), True)]
+    assert seen == [(Counts(TOTAL, 1, 0), 2), (Counts(TOTAL, 1, 1), 2)]
     assert (ledger.missing, ledger.never_run, ledger.usage) == (3, 1, OK.usage)
     assert ledger.end(LineFile.OUTPUT) == len(output_line(1))
     assert ledger.end(LineFile.ERROR) == len(error_lines()[0] + error_lines()[2])

@@ -174,8 +174,15 @@ def test_another_librarys_sentence_is_one_line_with_the_librarys_name(
     configured: Configured,
 ) -> None:
     out = configured("journal")
-    logging.getLogger("aiohttp.server").error("Error in %s\n<0>forged", "handler")
-    assert out.getvalue() == "<3>aiohttp.server: Error in handler\\n<0>forged\n"
+    logging.getLogger("aiohttp.client").error("Error in %s\n<0>forged", "handler")
+    assert out.getvalue() == "<3>aiohttp.client: Error in handler\\n<0>forged\n"
+
+
+def test_what_the_http_parser_could_not_read_is_not_logged(configured: Configured) -> None:
+    out = configured("plain")
+    secret = ValueError(b"my diagnosis is private")
+    logging.getLogger("aiohttp.server").error("Error handling request", exc_info=secret)
+    assert out.getvalue() == ""
 
 
 def test_every_line_of_a_traceback_carries_the_priority(configured: Configured) -> None:

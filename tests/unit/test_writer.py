@@ -97,7 +97,11 @@ async def test_a_write_in_small_pieces_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+
+    def write_a_piece(descriptor: int, data: memoryview) -> int:
+        return write(descriptor, data[:3])
+
+    monkeypatch.setattr(os, "write", write_a_piece)
     group = Group(HastyDisk(), tmp_path)
     async with group.writer.running():
         group.submit("a", "one and two\n")

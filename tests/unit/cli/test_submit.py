@@ -30,12 +30,6 @@ def test_submit_hands_on_window_metadata_and_endpoint(
     assert batch["endpoint"] == "/v1/x"
 
 
-def test_each_create_carries_a_key_of_its_own(run: Run, api: FakeApi, prompts: Path) -> None:
-    run("submit", prompts, prompts)
-    keys = [headers["Idempotency-Key"] for headers in api.headers if "Idempotency-Key" in headers]
-    assert len(set(keys)) == 2
-
-
 def test_submit_json_prints_one_object_for_each_batch(
     run: Run, api: FakeApi, prompts: Path
 ) -> None:

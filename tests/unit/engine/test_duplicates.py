@@ -16,7 +16,7 @@ def lines_found(ids: Sequence[str], scratch: Path, at_most: int = 100) -> list[i
     search = Duplicates(scratch)
     for index, custom_id in enumerate(ids):
         search.add(custom_id, index, index + 1)
-    return [found.line_no for found in confirmed(search.suspects(at_most), lambda at: ids[at])]
+    return [found.line_no for found, _ in confirmed(search.suspects(at_most), lambda at: ids[at])]
 
 
 def really(ids: Sequence[str]) -> list[int]:
@@ -64,4 +64,8 @@ def test_equal_hashes_of_different_ids_are_no_duplicates(
 
 def test_only_equal_ids_are_confirmed() -> None:
     suspects = [Suspect(2, 1, 0), Suspect(3, 2, 0)]
-    assert confirmed(suspects, lambda at: "aab"[at]) == suspects[:1]
+    assert confirmed(suspects, lambda at: "aab"[at]) == [(suspects[0], "a")]
+
+
+def test_a_line_whose_id_cannot_be_told_is_no_duplicate() -> None:
+    assert confirmed([Suspect(2, 1, 0)], lambda _: None) == []

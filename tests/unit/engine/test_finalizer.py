@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -10,6 +11,7 @@ from batchd.bell import Bell
 from batchd.engine.finalizer import Finalizer
 from batchd.engine.runs import Run
 from batchd.errors import NoRoom
+from batchd.ledger import Tally
 from batchd.model import BatchRecord, Counts, LineFile, Usage
 from batchd.states import BatchStatus, Event
 from batchd.store.database import Work
@@ -18,6 +20,15 @@ from tests.support.bench import Bench
 from tests.support.fakes import OK, REFUSED, FakeBackend
 from tests.support.parts import WINDOW, Parts, opened, request, requests
 from tests.support.waiting import until
+
+
+def missing(run: Run) -> set[int]:
+    """The lines without a durable result."""
+    found, index = set[int](), run.ledger.next_missing(0)
+    while index is not None:
+        found.add(index)
+        index = run.ledger.next_missing(index + 1)
+    return found
 
 
 class Endings(Bench):
@@ -36,7 +47,7 @@ class Endings(Bench):
             text = await asyncio.to_thread(self.inputs.read, run.id, index)
             line = reply_line(run.tag, request_line(index, text), reply)
             run.ledger.append(which, index, line, reply.usage, lambda: None)
-        await until(lambda: all(run.ledger.is_done(index) for index in indexes))
+        await until(lambda: not {*indexes} & missing(run))
 
     async def close(self, run: Run, event: Event) -> None:
         moved = await self.parts.batches.advance(run.id, event)
@@ -47,14 +58,15 @@ class Endings(Bench):
         await self.finalizer.end(run)
         return await self.parts.row(run.id)
 
-    def codes(self, file_id: str | None) -> list[object]:
+    def codes(self, file_id: str | None) -> list[str | int]:
         """The error codes of an error file; the status of lines that have an answer."""
-        found: list[object] = []
+        found: list[str | int] = []
         for line in self.parts.results(file_id):
-            error, response = line["error"], line["response"]
-            if isinstance(error, dict):
+            error = cast("dict[str, str] | None", line["error"])
+            response = cast("dict[str, int] | None", line["response"])
+            if error is not None:
                 found.append(error["code"])
-            elif isinstance(response, dict):
+            elif response is not None:
                 found.append(response["status_code"])
         return found
 
@@ -163,11 +175,13 @@ async def test_many_lines_are_filled_in_by_groups(it: Endings) -> None:
 
 
 async def test_a_batch_that_does_not_add_up_stays_and_says_why(
-    it: Endings, caplog: pytest.LogCaptureFixture
+    it: Endings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await it.add(requests("ab"))
     await it.settle(run, 0, 1)
-    run.ledger._tally.completed = 1
+    tally = Tally()
+    tally.completed = 1
+    monkeypatch.setattr(run.ledger, "_tally", tally)
     await it.close(run, Event.LINES_DONE)
     stays = await it.end(run)
     assert stays.status is BatchStatus.FINALIZING
@@ -224,12 +238,19 @@ async def test_without_room_for_the_transaction_it_is_tried_again(
 
 
 async def test_a_crash_before_the_transaction_is_finalized_again(
-    it: Endings, tmp_path: Path
+    it: Endings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await it.add(requests("abc"))
     await it.settle(run, 0)
     await it.close(run, Event.CANCEL)
-    await it.finalizer._fill(run, await it.parts.row(run.id))
+
+    async def die(*_: object) -> None:
+        raise LookupError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(it.parts.batches, "finished", die)
+        with pytest.raises(LookupError):
+            await it.end(run)
     again = Endings(it.parts)
     await again.recovery.recover_all()
     second = again.run_of(run.id)

@@ -83,3 +83,28 @@ def test_an_inspection_can_be_made_again(tmp_path: Path) -> None:
     content = line("a") + b"\n" + line("b")
     assert judge(tmp_path, content) == judge(tmp_path, content) == Verdict(2, "m", [])
     assert (tmp_path / "index").stat().st_size == 32
+
+
+def test_ids_that_a_typed_look_does_not_find_again_end_no_inspection(tmp_path: Path) -> None:
+    twice = b'{"custom_id":5,"custom_id":"a","method":"POST","url":"/v1/chat/completions"}\n'
+    errors = judge(tmp_path, twice + twice).errors
+    assert {error.line for error in errors} == {1, 2}
+
+
+@pytest.mark.parametrize("depth", [101, 986, 5000])
+def test_lines_nested_too_deep_are_refused_and_end_no_inspection(
+    tmp_path: Path, depth: int
+) -> None:
+    nested = b"[" * depth + b"]" * depth
+    deep = line("a").replace(b'"messages": []', b'"messages": ' + nested)
+    errors = judge(tmp_path, deep + b"\n" + deep).errors
+    assert [(error.code, error.line) for error in errors] == [
+        ("invalid_json_line", 1),
+        ("invalid_json_line", 2),
+    ]
+
+
+def test_brackets_in_strings_are_no_nesting(tmp_path: Path) -> None:
+    text = json.dumps('[{"' * 300)
+    prompt = line("a").replace(b'"messages": []', b'"messages": [' + text.encode() + b"]")
+    assert judge(tmp_path, prompt).errors == []

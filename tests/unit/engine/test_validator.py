@@ -28,15 +28,21 @@ class HeldInspections:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = 0
+        self.told_to_stop = 0
         self.go_on = threading.Event()
-        judge = Inspection.judge
+        judge, stop = Inspection.judge, Inspection.stop
 
         def held(inspection: Inspection) -> Verdict:
             self.begun += 1
             assert self.go_on.wait(5)
             return judge(inspection)
 
+        def told(inspection: Inspection) -> None:
+            self.told_to_stop += 1
+            stop(inspection)
+
         monkeypatch.setattr(Inspection, "judge", held)
+        monkeypatch.setattr(Inspection, "stop", told)
         # A pause, and so a look whether to stop, after each line.
         monkeypatch.setattr("batchd.engine.inspection._SLICE", 1)
 
@@ -171,7 +177,7 @@ async def test_a_batch_that_is_wanted_no_more_is_given_up(
         await until(lambda: held.begun == 1)
         moved = await it.parts.batches.advance(record.id, event)
         it.bell.ring()
-        await until(lambda: all(i and i._stopped.is_set() for i in it.validator._running.values()))
+        await until(lambda: held.told_to_stop > 0)
         held.go_on.set()
         await until(lambda: it.holds(record.id) == [])
     assert moved is not None
@@ -200,7 +206,7 @@ async def test_stopping_gives_up_and_the_next_start_begins_anew(
         await until(lambda: held.begun == 1)
         it.stop.set()
         it.bell.ring()
-        await until(lambda: all(i and i._stopped.is_set() for i in it.validator._running.values()))
+        await until(lambda: held.told_to_stop > 0)
         held.go_on.set()
     assert (await it.parts.row(record.id)).status is BatchStatus.VALIDATING
     again = Validating(it.parts)

@@ -41,6 +41,10 @@ async def insert(tx: aiosqlite.Connection, name: str) -> None:
     await tx.execute(INSERT, {"id": name})
 
 
+async def pragma(tx: aiosqlite.Connection, text: str) -> object:
+    return next(iter(await tx.execute_fetchall(f"PRAGMA {text}")))[0]
+
+
 async def test_a_write_is_seen_by_reads(database: Database) -> None:
     async def work(tx: aiosqlite.Connection) -> str:
         await insert(tx, "a")
@@ -136,11 +140,12 @@ async def test_a_full_disk_is_survived(database: Database, fatal: list[str]) -> 
     async def fill(tx: aiosqlite.Connection) -> None:
         await tx.execute(INSERT, {"id": "x" * 100_000})
 
-    pages = await database._writer.execute_fetchall("PRAGMA page_count")
-    await database._writer.execute(f"PRAGMA max_page_count = {next(iter(pages))[0] + 1}")
+    pages = await database.write(lambda tx: pragma(tx, "page_count"))
+    assert isinstance(pages, int)
+    await database.write(lambda tx: pragma(tx, f"max_page_count = {pages + 1}"))
     with pytest.raises(NoRoom):
         await database.write(fill)
-    await database._writer.execute("PRAGMA max_page_count = 100000")
+    await database.write(lambda tx: pragma(tx, "max_page_count = 100000"))
     await database.write(fill)
     assert len(await names(database)) == 1
     assert fatal == []
@@ -179,8 +184,7 @@ async def test_the_pragmas_are_as_promised(database: Database) -> None:
         "user_version": NEWEST,
     }
     for name, value in wanted.items():
-        found = await database._writer.execute_fetchall(f"PRAGMA {name}")
-        assert next(iter(found))[0] == value
+        assert await database.write(lambda tx, name=name: pragma(tx, name)) == value
 
 
 async def test_closing_leaves_no_wal_behind(tmp_path: Path) -> None:

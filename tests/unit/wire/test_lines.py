@@ -1,0 +1,230 @@
+"""Lines of input and result files, byte for byte."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchd.model import NO_USAGE, Failure, FailureKind, LineFile, Reply, RequestLine, Usage
+from batchd.wire.lines import (
+    CANCELLED,
+    EXPIRED,
+    INPUT_LOST,
+    answer_usage,
+    check_result_line,
+    custom_id,
+    failure_line,
+    file_of,
+    is_never_run,
+    never_run_line,
+    one_line,
+    reply_line,
+    request_line,
+    result_usage,
+)
+
+TAG = b"0123abcd"
+LINE = RequestLine(10, "my-id", "m", b"{}")
+OK = Reply(status_code=200, request_id="req_1", body=b'{"a":1.50}')
+
+# Written down by hand but for the checksum: if these change, older files are no longer read.
+GOLDEN = [
+    (
+        reply_line(TAG, LINE, OK),
+        (
+            b'{"id":"batch_req_0123abcd0000000a38ff878c","custom_id":"my-id","response":{"status_code":'
+            b'200,"request_id":"req_1","body":{"a":1.50}},"error":null}\n'
+        ),
+    ),
+    (
+        failure_line(TAG, LINE, Failure(FailureKind.TIMEOUT)),
+        (
+            b'{"id":"batch_req_0123abcd0000000af3593c49","custom_id":"my-id","response":null,"error":{"'
+            b'code":"request_timeout","message":"The model server did not answer in time."}}\n'
+        ),
+    ),
+    (
+        never_run_line(TAG, 10, "my-id", EXPIRED),
+        (
+            b'{"id":"batch_req_0123abcd0000000a6ed9a2d0","custom_id":"my-id","response":null,"error":{"'
+            b'code":"batch_expired","message":"This request could not be executed before the '
+            b'completion window expired."}}\n'
+        ),
+    ),
+    (
+        never_run_line(TAG, 10, "my-id", CANCELLED),
+        (
+            b'{"id":"batch_req_0123abcd0000000ac478ea5d","custom_id":"my-id","response":null,"error":{"'
+            b'code":"batch_cancelled","message":"The batch was cancelled before this request was '
+            b'executed."}}\n'
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "golden"), GOLDEN)
+def test_golden_lines(line: bytes, golden: bytes) -> None:
+    assert line == golden
+    assert check_result_line(TAG, line) == 10
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_a_failure_has_a_documented_code(kind: FailureKind) -> None:
+    line = json.loads(failure_line(TAG, LINE, Failure(kind)))
+    assert list(line) == ["id", "custom_id", "response", "error"]
+    assert line["response"] is None
+    expected = "request_timeout" if kind is FailureKind.TIMEOUT else "server_error"
+    assert line["error"]["code"] == expected
+    assert set(line["error"]) == {"code", "message"}
+
+
+def test_lines_never_run_are_told_by_their_tail() -> None:
+    for error in (EXPIRED, CANCELLED):
+        assert is_never_run(never_run_line(TAG, 3, '"response":null', error))
+    assert not is_never_run(never_run_line(TAG, 3, "a", INPUT_LOST))  # counts as failed
+    for kind in FailureKind:
+        assert not is_never_run(failure_line(TAG, LINE, Failure(kind)))
+    # An answer that looks like one of ours is an answer.
+    body = b'{"response":null,"error":' + EXPIRED + b"}"
+    assert not is_never_run(
+        reply_line(TAG, LINE, Reply(status_code=400, request_id="r", body=body))
+    )
+
+
+def test_a_result_goes_where_its_status_says() -> None:
+    for status, which in ((200, LineFile.OUTPUT), (299, LineFile.OUTPUT), (300, LineFile.ERROR)):
+        assert file_of(Reply(status_code=status, request_id="r", body=b"{}")) is which
+    assert file_of(Reply(status_code=199, request_id="r", body=b"{}")) is LineFile.ERROR
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (b'{"a":1}', b'{"a":1}'),
+        (b' \t{"a" : 1.0e5}\t ', b'{"a" : 1.0e5}'),
+        (b'{\n  "a": 1\r\n}\n', b'{   "a": 1  }'),
+        ('{"a":"x\u2028y\u2029z\x85é"}'.encode(), '{"a":"x\\u2028y\\u2029z\\u0085é"}'.encode()),
+        ('{"a":"\u2027\u202a\u0084\u0086"}'.encode(), '{"a":"\u2027\u202a\u0084\u0086"}'.encode()),
+        (b'{"a":"\\n\\u2028"}', b'{"a":"\\n\\u2028"}'),
+    ],
+)
+def test_an_answer_is_made_one_line_and_else_untouched(body: bytes, line: bytes) -> None:
+    assert one_line(body) == line
+    assert json.loads(one_line(body)) == json.loads(body)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=4), st.text(), st.booleans())
+def test_no_answer_and_no_name_cuts_a_line(
+    value: dict[str, object], name: str, pretty: bool
+) -> None:
+    body = json.dumps(value, ensure_ascii=False, indent=2 if pretty else None)
+    line = RequestLine(0, name, "m", b"{}")
+    reply = Reply(status_code=200, request_id="r", body=one_line(body.encode()))
+    text = reply_line(TAG, line, reply).decode()
+    assert text.splitlines() == [text[:-1]]
+    read = json.loads(text)
+    assert (read["custom_id"], read["response"]["body"]) == (name, value)
+    assert check_result_line(TAG, text.encode()) == 0
+
+
+def spoilt_lines() -> list[bytes]:
+    good = GOLDEN[0][0]
+    return [
+        b"",
+        b"\n",
+        good[:-1],
+        good[:40],
+        good + b"\n",
+        b" " + good,
+        good.replace(b"1.50", b"1.51"),
+        good.replace(b"my-id", b"my-Id"),
+        good.replace(b"0000000a", b"0000000A"),
+        good.replace(b"0000000a", b"0000000b"),
+        good.replace(b"38ff878c", b"38FF878C"),
+        good.replace(b"0123abcd", b"0123abce"),
+        good.replace(b"custom_id", b"Custom_id"),
+        b'{"id":"batch_req_0123abcd',
+    ]
+
+
+def test_a_line_that_is_damaged_or_not_ours_is_none() -> None:
+    for line in spoilt_lines():
+        assert check_result_line(TAG, line) is None
+    assert check_result_line(b"ffffffff", GOLDEN[0][0]) is None
+
+
+def test_the_largest_index_fits() -> None:
+    line = never_run_line(TAG, 0xFFFFFFFF, "", EXPIRED)
+    assert check_result_line(TAG, line) == 0xFFFFFFFF
+
+
+def test_a_request_keeps_the_client_s_bytes() -> None:
+    body = b'{ "model":"m",  "n":1.0000000000000000001, "t":"\\u00e9" }'
+    text = b'{"url":"/v1/x","custom_id":"\\u0061\\n","body":' + body + b',"more":[]}'
+    assert request_line(7, text) == RequestLine(7, "a\n", "m", body)
+    assert custom_id(text) == "a\n"
+
+
+@pytest.mark.parametrize("text", [b"{}", b"[]", b"", b'{"custom_id":1,"body":{"model":"m"}}'])
+def test_what_is_no_request_is_an_error(text: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        request_line(0, text)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (b'{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}', Usage(3, 0, 4, 0, 7)),
+        (b'{"prompt_tokens":3,"completion_tokens":4}', Usage(3, 0, 4, 0, 7)),
+        (b'{"prompt_tokens":3,"total_tokens":3}', Usage(3, 0, 0, 0, 3)),
+        (
+            (
+                b'{"prompt_tokens":3,"completion_tokens":4,"total_tokens":9,"prompt_tokens_details":'
+                b'{"cached_tokens":2,"audio_tokens":0},"completion_tokens_details":'
+                b'{"reasoning_tokens":1}}'
+            ),
+            Usage(3, 2, 4, 1, 9),
+        ),
+        (
+            (
+                b'{"input_tokens":3,"output_tokens":4,"input_tokens_details":{"cached_tokens":2},'
+                b'"output_tokens_details":{"reasoning_tokens":1}}'
+            ),
+            Usage(3, 2, 4, 1, 7),
+        ),
+        (b'{"prompt_tokens":3,"prompt_tokens_details":null}', Usage(3, 0, 0, 0, 3)),
+        (b"{}", NO_USAGE),
+        (b"null", NO_USAGE),
+        (b'{"prompt_tokens":"many"}', NO_USAGE),
+        (b'{"prompt_tokens":1.5}', NO_USAGE),
+        (b"[1]", NO_USAGE),
+    ],
+)
+def test_spellings_of_usage(usage: bytes, expected: Usage) -> None:
+    body = b'{"id":"x","usage":' + usage + b"}"
+    assert answer_usage(body) == expected
+    reply = Reply(status_code=200, request_id="r", body=body)
+    assert result_usage(reply_line(TAG, LINE, reply)) == expected
+
+
+def test_an_answer_without_usage_has_none() -> None:
+    assert answer_usage(b"{}") is NO_USAGE
+    assert result_usage(GOLDEN[0][0]) is NO_USAGE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b'"text"', b"{", b"{}\0", b"{} {}", b'{"a":NaN}', b"null", b"\xef\xbb\xbf{}"],
+)
+def test_what_is_no_json_object_is_an_error(body: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        answer_usage(body)

@@ -40,7 +40,13 @@ class Disk:
             return os.open(path, flags)
         except FileNotFoundError:
             descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
-            self.sync_directory(path.parent)
+            try:
+                self.sync_directory(path.parent)
+            except OSError:
+                # Nothing is in it yet: without its name on disk it must not be found next time.
+                os.close(descriptor)
+                path.unlink()
+                raise
             return descriptor
 
     def open_read(self, path: Path) -> BinaryIO:

@@ -21,7 +21,7 @@ from benchmarks import bare_client
 from benchmarks.job import Client, Results, write_input
 from benchmarks.polling import BareServer, Poller, Sample
 from benchmarks.process_cost import Cost, cost_of
-from benchmarks.tables import latency_row, latency_table, megabytes
+from benchmarks.tables import latency_row, latency_table, megabytes, stall_list
 from tests.support.batchd_process import BatchdProcess
 from tests.support.model_process import ModelProcess
 
@@ -160,6 +160,7 @@ def report(measured: Measured) -> None:
     say(latency_table(measured.phases, measured.samples, measured.bare_samples))
     for when, limit in zip(("before", "after"), measured.limits, strict=True):
         say(latency_row(f"bare loop, {when}", limit.samples))
+    say(stall_list(measured.samples, measured.bare_samples))
     bare = sum(rates) / len(rates)
     say(
         f"lines per second: {measured.rate:,.0f}; bare client loop before and after: "

@@ -44,6 +44,20 @@ def latency_row(name: str, samples: Sequence[Sample]) -> str:
     )
 
 
+def stall_list(samples: Sequence[Sample], bare: Sequence[Sample], at_most: int = 5) -> str:
+    """The longest stalls, each with the bare server's longest answer while it lasted."""
+    stalls = sorted((s for s in samples if s.took > _STALL), key=lambda s: -s.took)[:at_most]
+    rows: list[str] = []
+    for stall in stalls:
+        beside = _share(_within(bare, stall.at, stall.at + stall.took), 1)
+        after = stall.at - samples[0].at
+        rows.append(
+            f"stall in {stall.status} after {after:.1f} s: {_ms(stall.took)} ms, "
+            f"bare meanwhile {_ms(beside)} ms"
+        )
+    return "\n".join(rows) or "no stall"
+
+
 def megabytes(size: float) -> str:
     return f"{size / 1e6:.1f} MB"
 

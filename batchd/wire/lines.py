@@ -145,19 +145,23 @@ def custom_id(line: bytes) -> str:
     return _decode_custom_id(line).custom_id
 
 
+# Some servers send null for what they do not count.
+Count = int | None
+
+
 class _Details(msgspec.Struct, frozen=True):
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
+    cached_tokens: Count = 0
+    reasoning_tokens: Count = 0
 
 
 class _Tokens(msgspec.Struct, frozen=True):
     """Both spellings of usage: chat completions' and /v1/responses'."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    total_tokens: Count = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
@@ -211,14 +215,17 @@ def _usage(raw: msgspec.Raw) -> Usage:
         return NO_USAGE  # a server's own idea of usage is no reason to fail an answer
     sent = tokens.prompt_tokens_details or tokens.input_tokens_details or NO_DETAILS
     made = tokens.completion_tokens_details or tokens.output_tokens_details or NO_DETAILS
-    input_tokens = tokens.prompt_tokens or tokens.input_tokens
-    output_tokens = tokens.completion_tokens or tokens.output_tokens
-    total = tokens.total_tokens or input_tokens + output_tokens
-    # A number below zero would make the sum go back.
+    input_tokens = _whole(tokens.prompt_tokens) or _whole(tokens.input_tokens)
+    output_tokens = _whole(tokens.completion_tokens) or _whole(tokens.output_tokens)
     return Usage(
-        max(0, input_tokens),
-        max(0, sent.cached_tokens),
-        max(0, output_tokens),
-        max(0, made.reasoning_tokens),
-        max(0, total),
+        input_tokens,
+        _whole(sent.cached_tokens),
+        output_tokens,
+        _whole(made.reasoning_tokens),
+        _whole(tokens.total_tokens) or input_tokens + output_tokens,
     )
+
+
+def _whole(count: Count) -> int:
+    """A count as one that sums may hold; a number below zero would make them go back."""
+    return max(0, count or 0)

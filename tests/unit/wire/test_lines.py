@@ -216,6 +216,13 @@ def test_spellings_of_usage(usage: bytes, expected: Usage) -> None:
     assert result_usage(reply_line(TAG, LINE, reply)) == expected
 
 
+def test_a_null_among_the_numbers_leaves_the_others() -> None:
+    usage = (
+        b'{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":null}}'
+    )
+    assert answer_usage(b'{"usage":' + usage + b"}") == Usage(3, 0, 4, 0, 7)
+
+
 def test_an_answer_without_usage_has_none() -> None:
     assert answer_usage(b"{}") is NO_USAGE
     assert result_usage(GOLDEN[0][0]) is NO_USAGE

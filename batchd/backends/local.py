@@ -62,7 +62,8 @@ os.execv(command[0], command)
 """
 
 # SIGTERM keeps its default action: the server has nothing to save, and llama.cpp's own way to stop
-# waits for its clients to hang up. The batch sizes let an embedding's input fill the context.
+# waits for its clients to hang up. The batch sizes let an embedding's input fill the context. The
+# slots share one cache: with one each, texts that are embedded at once come out wrong.
 SERVE = """
 import signal, sys
 packages, alias, model, host, port, slots, context, threads = sys.argv[1:]
@@ -72,9 +73,9 @@ params = xllamacpp.CommonParams()
 params.model.path, params.model_alias = model, [alias]
 params.hostnames, params.port = [host], int(port)
 params.n_parallel, params.n_ctx = int(slots), int(slots) * int(context)
-params.n_batch = params.n_ubatch = int(context)
+params.n_batch = params.n_ubatch = params.kv_unified_per_slot = int(context)
+params.kv_unified, params.embedding = True, True
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
-params.embedding = True
 params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
 params.cache_ram_mib, params.verbosity = 0, -1
 params.ui, params.endpoint_slots, params.offline = False, False, True

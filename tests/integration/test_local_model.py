@@ -1,5 +1,6 @@
 """The real local model: one server answers chats, completions and embeddings."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,18 @@ async def test_it_embeds_texts_so_that_likeness_shows(server: LocalServer) -> No
 async def test_it_embeds_a_text_longer_than_512_tokens(server: LocalServer) -> None:
     answer = await post(server, "/embeddings", {"input": "a long text " * 200})
     assert answer["usage"]["prompt_tokens"] > 512
+
+
+async def test_texts_embedded_at_once_come_out_as_if_alone(server: LocalServer) -> None:
+    texts = ["The river is " + "very " * number + "wide." for number in range(8)]
+
+    async def vector(text: str) -> list[float]:
+        return (await post(server, "/embeddings", {"input": text}))["data"][0]["embedding"]
+
+    alone = [await vector(text) for text in texts]
+    at_once = await asyncio.gather(*map(vector, texts))
+    for one, other in zip(alone, at_once, strict=True):
+        assert _cosine(one, other) == pytest.approx(1, abs=1e-3)
 
 
 async def test_its_log_holds_no_prompt(server: LocalServer, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class Runs:
 def runs(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Runs]:
-    """`batchd serve` with ``local = true`` and an inbox, behind a witness of what clients are sent."""
+    """The daemon with ``local = true`` and an inbox, and a witness of what clients are sent."""
     try:
         installed_program()
     except ConfigError as error:
@@ -132,7 +132,8 @@ def runs(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    for text in config.stash.get(_SUMMARY, []):
+    lines: list[str] = []
+    for text in config.stash.get(_SUMMARY, lines):
         terminalreporter.write_line(text)
 
 

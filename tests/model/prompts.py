@@ -18,7 +18,10 @@ _MAX_TOKENS = {CHAT: 10, COMPLETIONS: 6}
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of fact: ``{0}`` is what is asked about, ``{1}`` what a right answer says."""
+    """A kind of fact: ``{0}`` is what is asked about, ``{1}`` what a right answer says.
+
+    ``facts`` has them as ``about: answer; …``, or only ``about; …`` where the two are the same.
+    """
 
     question: str
     beginning: str
@@ -27,9 +30,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     facts: str
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The facts, of which the text has one in each ``about: answer;``."""
         found = [fact.partition(":") for fact in self.facts.split(";")]
-        return [(about.strip(), answer.strip()) for about, _, answer in found]
+        return [(about.strip(), (answer or about).strip()) for about, _, answer in found]
 
 
 CAPITALS = Kind(
@@ -99,14 +101,11 @@ ECHOES = Kind(
     beginning="{0} {0} {0} {0} {0}",
     statement="Please say the word {0} again.",
     paraphrase="Could you repeat {1} for me?",
-    facts=";".join(
-        f"{word}: {word}"
-        for word in (
-            "lantern harbor pepper violin ladder meadow rocket pillow basket thunder candle"
-            " mirror castle garden hammer island jacket kitten library mountain needle onion"
-            " parrot quilt river saddle tiger umbrella village window anchor bridge camera"
-            " dragon engine feather guitar helmet igloo jungle"
-        ).split()
+    facts=(
+        "lantern; harbor; pepper; violin; ladder; meadow; rocket; pillow; basket; thunder;"
+        "candle; mirror; castle; garden; hammer; island; jacket; kitten; library; mountain;"
+        "needle; onion; parrot; quilt; river; saddle; tiger; umbrella; village; window; anchor;"
+        "bridge; camera; dragon; engine; feather; guitar; helmet; igloo; jungle"
     ),
 )
 

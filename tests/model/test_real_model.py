@@ -11,12 +11,12 @@ from tests.support.checker import check
 PROMPTS = 200
 DIMENSIONS = 576
 
-# How many of 200 answers must have the expected word. Seen were 136 and 121: the model is tiny.
+# How many of 200 answers must have the expected word. Seen were 132 and 115: the model is tiny.
 RIGHT = {CHAT: 100, COMPLETIONS: 90}
 # How many may have the word that another prompt expects.
 RIGHT_BY_CHANCE = 20
-# Of 100 sentences, so many must be closer to their paraphrase than to something else. Seen were 83.
-ALIKE = 70
+# Of 100 sentences, so many must be closer to their paraphrase than to another. Seen were 100.
+ALIKE = 95
 
 pytestmark = [
     pytest.mark.local_model,

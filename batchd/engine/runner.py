@@ -184,23 +184,20 @@ class Runner:
             return
         task = attempts.create_task(self._attempt(run, line, read.size), name=f"line-{line.index}")
         run.attempts.add(task)
-        task.add_done_callback(lambda ended: self._attempt_ended(run, ended))
+        task.add_done_callback(lambda ended: self._attempt_ended(run, ended, read.size))
 
-    def _attempt_ended(self, run: Run, attempt: asyncio.Task[None]) -> None:
+    def _attempt_ended(self, run: Run, attempt: asyncio.Task[None], size: int) -> None:
+        """Free the slot. Not the attempt's own work: cancelled early, it never takes a step."""
         run.attempts.discard(attempt)
+        self._backend.limiter.give_back()
+        self._wake.ring()
+        if attempt.cancelled() or attempt.exception() is not None:
+            self._let_go(run, size)
         self._tell_if_quiet(run)
 
     async def _attempt(self, run: Run, line: RequestLine, size: int) -> None:
         """Send one line once, and hand it to whoever is next."""
-        try:
-            try:
-                outcome = await self._backend.send(run.endpoint, line)
-            finally:
-                self._backend.limiter.give_back()
-                self._wake.ring()
-        except BaseException:
-            self._let_go(run, size)
-            raise
+        outcome = await self._backend.send(run.endpoint, line)
         state = run.state(line.index)
         decision = decide(
             outcome, state, self._backend.limiter.standing, self._policy, jitter=self._draw()

@@ -29,6 +29,13 @@ def _example_with_settings() -> dict[str, object]:
     return tomllib.loads(settings)
 
 
+def _given(section: object) -> dict[str, object]:
+    """The settings of a section; of the first table where there may be several."""
+    if isinstance(section, list):
+        return msgspec.convert(section, list[dict[str, object]])[0]
+    return msgspec.convert(section, dict[str, object])
+
+
 def _fields(kind: type[msgspec.Struct]) -> dict[str, object]:
     return {field.name: field.default for field in msgspec.structs.fields(kind)}
 
@@ -45,8 +52,7 @@ def _sections() -> dict[str, type[msgspec.Struct]]:
 def test_the_example_names_every_setting_and_no_other() -> None:
     example = _example_with_settings()
     for name, kind in _sections().items():
-        section = example[name]
-        given = section[0] if isinstance(section, list) else section
+        given = _given(example[name])
         assert set(given) == set(_fields(kind)), name
     assert set(example) == {field.name for field in msgspec.structs.fields(Config)}
 
@@ -55,8 +61,7 @@ def test_the_examples_values_are_the_defaults() -> None:
     example = _example_with_settings()
     assert example["local"] is Config().local
     for name, kind in _sections().items():
-        section = example[name]
-        given = section[0] if isinstance(section, list) else section
+        given = _given(example[name])
         for setting, default in _fields(kind).items():
             if f"{name}.{setting}" in _ABSENT:
                 assert default is None

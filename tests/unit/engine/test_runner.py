@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,6 +215,28 @@ async def test_an_attempt_that_is_broken_off_records_nothing(bench: Callable[...
         for attempt in list(run.attempts):
             attempt.cancel()
         await until(lambda: run.is_quiet)
+        assert it.backend.limiter.in_flight == 0
+    assert run.ledger.missing == 3
+
+
+async def test_an_attempt_cancelled_before_its_first_step_gives_its_slot_back(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = bench(slots=2)
+    run = await it.add(requests("abc"))
+    create = asyncio.TaskGroup.create_task
+
+    def create_and_cancel(*args: Any, name: str) -> asyncio.Task[Any]:
+        task = create(*args, name=name)
+        if name.startswith("line-"):
+            run.status = BatchStatus.CANCELLING
+            task.cancel()
+        return task
+
+    monkeypatch.setattr(asyncio.TaskGroup, "create_task", create_and_cancel)
+    it.runner.admit(run)
+    async with it.running():
+        await until(lambda: run.status is BatchStatus.CANCELLING and run.is_quiet)
         assert it.backend.limiter.in_flight == 0
     assert run.ledger.missing == 3
 

@@ -36,7 +36,7 @@ _PARK_TEXTS = {
     "unreachable": "cannot be reached",
     "rate_limited": "asks to wait (429)",
     "insufficient_quota": "says that the quota is used up; trying again now and then",
-    "refused_401": "refuses its API key (401); put a valid one in place: it is read again",
+    "refused_401": "refuses its API key (401); put a valid one in its place",
     "refused_403": "refuses access (403) to its API key; trying again now and then",
 }
 
@@ -82,6 +82,7 @@ class Backend:
         self._models_at = -_MODELS_AGE
         self._models_lock = asyncio.Lock()
         self._note: str | None = None
+        self._key_complaint = False
         self._client = Client(
             opened, config, key=lambda: self._key, now=now, new_request_id=new_request_id
         )
@@ -136,12 +137,29 @@ class Backend:
         """Why nothing is sent right now, as a sentence for people; None if all is well."""
         return self._note
 
+    async def recheck(self) -> bool:
+        """While the key is refused: whether there is another one now, so that lines may go on."""
+        if self.limiter.park_reason != "refused_401" or not self.limiter.is_parked(
+            self._monotonic()
+        ):
+            return False
+        refused = self._key
+        await self.reload_key()
+        if self._key == refused:
+            return False
+        self.limiter.unpark()
+        return True
+
     async def reload_key(self) -> None:
         """Read the key again after it was refused; an unreadable one keeps the old."""
         try:
             await self.load_key()
         except ConfigError as error:
-            log.warning("backend_key_unreadable", extra={"reason": str(error)})
+            if not self._key_complaint:
+                log.warning("backend_key_unreadable", extra={"reason": str(error)})
+            self._key_complaint = True
+        else:
+            self._key_complaint = False
 
     async def models(self) -> list[ListedModel] | None:
         """What the server lists, at most half a minute old; None if it could not be asked."""

@@ -36,6 +36,10 @@ class Limiter:
             return math.inf
         return max(now, self._next_at, self._parked_until)
 
+    def unpark(self) -> None:
+        """What kept requests away has gone: the next may go at once."""
+        self._parked_until = -math.inf
+
     def is_parked(self, now: float) -> bool:
         """Whether nothing may be sent for a while yet."""
         return now < self._parked_until

@@ -57,6 +57,7 @@ class Transport(Protocol):
     async def send(self, endpoint: str, line: RequestLine) -> Outcome: ...
     def answered(self, *, ok: bool) -> None: ...
     def park(self, park: Park) -> None: ...
+    async def recheck(self) -> bool: ...
 
 
 class Runner:
@@ -109,6 +110,9 @@ class Runner:
                 now = asyncio.get_running_loop().time()
                 picks = self._picks(now)
                 if not picks:
+                    if await self._backend.recheck():
+                        self._hurry()
+                        continue
                     await self._wake.wait(at_most=self._until_ready(now))
                     continue
                 found = await self._disk.run(
@@ -163,6 +167,13 @@ class Runner:
         if ready <= now:
             return _LOOK_AGAIN  # one of our own bounds: whoever frees it rings
         return min(ready - now, _LOOK_AGAIN)
+
+    def _hurry(self) -> None:
+        """What lines waited for has gone: all may be sent now."""
+        now = asyncio.get_running_loop().time()
+        for run in self._runs:
+            run.hurry(now)
+            self._scheduler.line_waits(run)
 
     def _put_back(self, pick: Pick) -> None:
         """There was no room for a line after all. Rings no bell: nothing has become free."""

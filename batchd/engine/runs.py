@@ -77,6 +77,11 @@ class Run:
         self._states[index] = state
         heapq.heappush(self._waiting, (not_before, index))
 
+    def hurry(self, now: float) -> None:
+        """No line has to wait any longer."""
+        self._waiting = [(min(due, now), index) for due, index in self._waiting]
+        heapq.heapify(self._waiting)
+
     def next_at(self) -> float | None:
         """When a waiting line becomes due; None if none waits."""
         return self._waiting[0][0] if self._waiting else None

@@ -97,6 +97,23 @@ def test_a_refused_key_fails_no_line_and_a_valid_one_is_taken_from_the_file(
     assert "the-right-key" not in batchd.log_text()
 
 
+def test_a_new_key_is_taken_at_once_however_long_the_pause(
+    model_process: ModelProcess, start_batchd: StartBatchd, tmp_path: Path
+) -> None:
+    model_process.set(api_key="the-right-key")
+    key_file = tmp_path / "key"
+    key_file.write_text("a-wrong-key")
+    batchd = start_batchd(backends=backends(model_process.base_url, api_key_file=str(key_file)))
+    jobs, data = Jobs(batchd.url), request_lines(100)
+    batch_id = jobs.start(data)
+    wait_for_note(jobs, batch_id, "refuses its API key (401)")
+    key_file.unlink()
+    wait_until(lambda: "backend_key_unreadable" in batchd.log_text())
+    key_file.write_text("the-right-key")
+    complete(jobs, data, batch_id, model_process)
+    assert batchd.log_text().count("backend_key_unreadable") == 1
+
+
 @pytest.mark.parametrize(
     ("refusal", "note"), [("quota", "quota is used up"), ("403", "refuses access (403)")]
 )

@@ -124,6 +124,7 @@ def check_sent_again(kills: list[Killed], events: list[Event]) -> None:
         assert kill.aborted <= kill.unrecorded
         assert len(kill.unrecorded) <= 2 * SLOTS
         again = set(started(events[: kill.events])) & set(started(events[kill.events : end]))
+        print(f"kill: {len(kill.unrecorded)} in flight, {len(again)} sent again")  # noqa: T201 - to read
         assert again <= kill.unrecorded
 
 

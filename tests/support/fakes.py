@@ -136,6 +136,9 @@ class FakeBackend:
         self.note = None
         self.limiter.answered(ok=ok)
 
+    async def recheck(self) -> bool:
+        return False
+
     def park(self, park: Park) -> None:
         self.parks.append(park)
         self.note = park.reason

@@ -48,8 +48,19 @@ class Spool:
                 raise ConfigError(
                     f"the storage directory {self.directory} is writable by everybody: chmod o-w it"
                 )
+            if found.st_uid != os.geteuid():
+                raise ConfigError(
+                    f"the storage directory {self.directory} belongs to user {found.st_uid}, not "
+                    f"to {os.geteuid()}: run batchd as its owner, or chown it"
+                )
             for folder in (self._incoming, self._files, self._batches):
                 self.disk.make_directory(folder)
+            if not self.database.exists() and any(self._files.iterdir()):
+                # A new database would make every file an orphan, to be swept.
+                raise ConfigError(
+                    f"the storage directory {self.directory} has files but no batchd.db: put the "
+                    "database back, or move the files away"
+                )
         except OSError as error:
             raise ConfigError(
                 f"the storage directory {self.directory} cannot be used: {error.strerror}"

@@ -21,8 +21,10 @@ def spool(tmp_path: Path) -> Spool:
 
 def test_preparing_makes_what_is_missing_and_leaves_the_rest(spool: Spool) -> None:
     spool.file("file-1").write_bytes(b"x")
+    spool.database.write_bytes(b"")
     spool.prepare()
     assert sorted(path.name for path in spool.directory.iterdir()) == [
+        "batchd.db",
         "batches",
         "files",
         "incoming",
@@ -43,6 +45,23 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match=f"the storage directory {place} cannot be used"):
             Spool(place, Disk()).prepare()
+
+
+def test_somebody_elses_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
+    with pytest.raises(ConfigError, match=f"belongs to user {owner}, not to {owner + 1}"):
+        Spool(tmp_path, Disk()).prepare()
+
+
+def test_files_without_their_database_are_not_taken_for_orphans(spool: Spool) -> None:
+    spool.file("file-1").write_bytes(b"somebody's results")
+    with pytest.raises(ConfigError, match=r"has files but no batchd\.db"):
+        spool.prepare()
+    spool.database.write_bytes(b"")
+    spool.prepare()
 
 
 def test_two_daemons_do_not_share_a_directory(spool: Spool) -> None:

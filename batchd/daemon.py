@@ -55,6 +55,7 @@ Loop = Callable[[asyncio.Event], Coroutine[None, None, None]]
 
 _LOCAL_SLOTS = 4
 _THREADS = 16
+_RECOVERING = 600.0  # seconds that reading ledgers back may take, tens of millions of lines
 _CLOSING = 15.0  # seconds that closing may take beyond the drain
 
 
@@ -151,6 +152,7 @@ class _Daemon:
     async def _run(self, engine: Engine, others: Iterable[Loop], app: web.Application) -> None:
         """Recover, then run every loop and serve until told to stop."""
         self._notifier.status("reading the ledgers of unfinished batches")
+        self._notifier.extend_timeout(int(_RECOVERING * 1_000_000))
         await engine.recover()
         server = self._config.server
         async with asyncio.TaskGroup() as loops:

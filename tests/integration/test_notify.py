@@ -41,6 +41,7 @@ def test_ready_watchdog_and_stopping_are_told(
     with batchd:
         before = manager.hear("READY=1")
         assert any(message.startswith("STATUS=") for message in before)
+        assert any(message.startswith("EXTEND_TIMEOUT_USEC=") for message in before)
         assert manager.hear("STATUS=")[-1].startswith("STATUS=serving on 127.0.0.1:")
         manager.hear("WATCHDOG=1")
         manager.hear("WATCHDOG=1")

@@ -102,8 +102,8 @@ def input_lines(prefix: str) -> str:
 
 
 def submit(box: Machine, name: str) -> str:
-    box.write(f"/root/{name}.jsonl", input_lines(name))
-    return json.loads(box.run(*BATCHD, "submit", "--json", f"/root/{name}.jsonl"))["id"]
+    box.write(f"/srv/{name}.jsonl", input_lines(name))
+    return json.loads(box.run(*BATCHD, "submit", "--json", f"/srv/{name}.jsonl"))["id"]
 
 
 def completed(box: Machine, batch_id: str) -> int:
@@ -114,8 +114,8 @@ def completed(box: Machine, batch_id: str) -> int:
 def results(box: Machine, batch_id: str, name: str) -> list[str]:
     """The custom_ids in the batch's output file, sorted."""
     box.run(*BATCHD, "wait", batch_id)
-    box.run(*BATCHD, "results", batch_id, "--output", f"/root/{name}.output")
-    lines = box.run("cat", f"/root/{name}.output").splitlines()
+    box.run(*BATCHD, "results", batch_id, "--output", f"/srv/{name}.output")
+    lines = box.run("cat", f"/srv/{name}.output").splitlines()
     return sorted(json.loads(line)["custom_id"] for line in lines)
 
 

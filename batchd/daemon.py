@@ -55,7 +55,7 @@ Loop = Callable[[asyncio.Event], Coroutine[None, None, None]]
 
 _LOCAL_SLOTS = 4
 _THREADS = 16
-_RECOVERING = 600.0  # seconds that reading ledgers back may take, tens of millions of lines
+_RECOVERING = 600.0  # seconds that systemd is asked to allow for reading ledgers back
 _CLOSING = 15.0  # seconds that closing may take beyond the drain
 
 

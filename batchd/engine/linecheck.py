@@ -1,7 +1,7 @@
 """What is wrong with one line of an input file: contract section 5's codes, params and messages.
 
-Two steps: a typed decode that passes nearly every line in well under a microsecond a field, and,
-for a line that it does not pass, a look at everything to name every fault.
+Two steps: a typed decode, which is fast and passes nearly every line, and, for a line that it does
+not pass, a look at everything to name every fault.
 """
 
 import re

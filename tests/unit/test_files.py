@@ -142,6 +142,20 @@ async def test_no_room_is_told_before_a_byte_is_written(
     assert names(spool) == []
 
 
+async def test_an_upload_of_unknown_size_leaves_the_reserve_alone(
+    files: Files, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> int:
+        return -1
+
+    async with files.receive() as upload:
+        await upload.write(b"x" * (1 << 20))
+        monkeypatch.setattr(spool.disk, "free", full)
+        with pytest.raises(NoRoom):
+            await upload.write(b"x" * (4 << 20))
+    assert names(spool) == []
+
+
 async def test_a_deleted_file_is_gone_with_its_bytes(files: Files, spool: Spool) -> None:
     record = await create(files, b"{}")
     await files.delete("local", record.id)

@@ -250,3 +250,19 @@ async def test_a_full_disk_postpones(
     async with opened(tmp_path, FullOnce()) as parts:
         await Validating(parts).judged(requests("a"), BatchStatus.IN_PROGRESS)
     assert "validation_postponed" in [record.message for record in caplog.records]
+
+
+async def test_what_nobody_foresaw_fails_one_batch_and_not_the_daemon(
+    it: Validating, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(_inspection: Inspection) -> Verdict:
+        raise LookupError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inspection, "judge", break_down)
+        failed = await it.judged(request("a"), BatchStatus.FAILED)
+    assert failed.errors is not None
+    assert "its log says why" in failed.errors[0].message
+    assert "validation_failed" in [entry.message for entry in caplog.records]
+    it.stop.clear()
+    await it.judged(request("b"), BatchStatus.IN_PROGRESS)

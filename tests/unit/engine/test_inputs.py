@@ -1,0 +1,43 @@
+"""Inputs tell a line that is lost from one that cannot be read just now."""
+
+import errno
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from batchd.engine.inputs import InputLost, Inputs
+from tests.support.parts import Parts, opened, requests
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
+    async with opened(tmp_path) as opened_parts:
+        yield opened_parts
+
+
+@pytest.mark.allow_blocking("reads are made from threads; here one after the other")
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [
+        (errno.EMFILE, OSError),
+        (errno.ENOMEM, OSError),
+        (errno.ENOENT, InputLost),
+        (errno.EIO, InputLost),
+    ],
+)
+async def test_only_some_errors_mean_that_the_input_is_lost(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[Exception]
+) -> None:
+    record = await parts.running(requests("ab"))
+    inputs = Inputs(parts.spool)
+
+    def refuse(*_paths: Path) -> None:
+        raise OSError(number, "refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batchd.engine.inputs.IndexedLines", refuse)
+        with pytest.raises(raised):
+            inputs.read(record.id, 0)
+    assert inputs.read(record.id, 0)
+    inputs.forget(record.id)

@@ -250,8 +250,7 @@ class _Daemon:
     def _ledger_failed(self, reason: str) -> None:
         """The page cache may lie now: leave word for the next start, and go at once."""
         with contextlib.suppress(OSError):
-            self._spool.sync_failed.touch()
-            self._spool.disk.sync_directory(self._spool.directory)
+            self._spool.distrust()
         die(reason)
 
     def _database_failed(self, reason: str) -> None:

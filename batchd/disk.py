@@ -74,6 +74,10 @@ class Disk:
         except FileNotFoundError:
             return None
 
+    def names(self, folder: Path, before: float) -> list[str]:
+        """The names in a directory that were last changed before an instant."""
+        return [path.name for path in folder.iterdir() if _older(path, before)]
+
     def sync_directory(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -121,3 +125,10 @@ class Disk:
         """Bytes that may still be written to the filesystem of ``path``."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+
+def _older(path: Path, before: float) -> bool:
+    try:
+        return path.lstat().st_mtime < before
+    except FileNotFoundError:
+        return False

@@ -34,7 +34,7 @@ class Spool:
         self.directory = directory
         self.disk = disk
         self.database = directory / "batchd.db"
-        self.sync_failed = directory / "sync-failed"
+        self._sync_failed = directory / "sync-failed"
         self._incoming = directory / "incoming"
         self._files = directory / "files"
         self._batches = directory / "batches"
@@ -109,16 +109,19 @@ class Spool:
         """Let go of a batch's input and index."""
         self.disk.remove_directory(self._batches / batch_id)
 
+    def is_distrusted(self) -> bool:
+        """Whether a sync has failed since ledgers were last read back."""
+        return self.disk.size(self._sync_failed) is not None
+
+    def distrust(self) -> None:
+        """Leave word that a sync has failed: the page cache may not tell the truth."""
+        self.disk.close(self.disk.open_append(self._sync_failed))
+
+    def trust_again(self) -> None:
+        self.disk.remove(self._sync_failed)
+
     def strays(self, before: float) -> tuple[list[Path], list[str], list[str]]:
         """What was last changed before an instant: uploads, names of files, names of batches."""
-        incoming = [path for path in self._incoming.iterdir() if _older(path, before)]
-        files = [path.name for path in self._files.iterdir() if _older(path, before)]
-        batches = [path.name for path in self._batches.iterdir() if _older(path, before)]
-        return incoming, files, batches
-
-
-def _older(path: Path, before: float) -> bool:
-    try:
-        return path.lstat().st_mtime < before
-    except FileNotFoundError:
-        return False
+        incoming = [self._incoming / name for name in self.disk.names(self._incoming, before)]
+        files = self.disk.names(self._files, before)
+        return incoming, files, self.disk.names(self._batches, before)

@@ -44,10 +44,14 @@ class DiskFull(Exception):
 
 
 class Appender:
-    """Appends groups durably, keeping the files used last open. Blocks; one thread uses it."""
+    """Appends groups durably, keeping the files used last open. Blocks; one thread uses it.
 
-    def __init__(self, disk: Disk) -> None:
+    Several files of a group are synced by ``sync_threads`` at once.
+    """
+
+    def __init__(self, disk: Disk, sync_threads: int = _SYNC_THREADS) -> None:
         self._disk = disk
+        self._sync_threads = sync_threads
         self._open: OrderedDict[LedgerFile, int] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -88,11 +92,12 @@ class Appender:
         self._evict()
 
     def _sync(self, descriptors: list[int]) -> None:
-        if len(descriptors) == 1:
-            self._disk.sync(descriptors[0])
+        if len(descriptors) == 1 or self._sync_threads == 1:
+            for descriptor in descriptors:
+                self._disk.sync(descriptor)
             return
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="ledger-sync")
+            self._pool = ThreadPoolExecutor(self._sync_threads, thread_name_prefix="ledger-sync")
         for _ in self._pool.map(self._disk.sync, descriptors):
             pass
 
@@ -179,51 +184,63 @@ class Writer:
         self.submit(file, data, receipt)
         await done
 
+    def take(self, appender: Appender) -> list[Entry]:
+        """What is queued; closes the files that get no more lines once nothing is."""
+        group, self._queue = self._queue, []
+        while not group and self._closed_files:
+            appender.forget(self._closed_files.pop())
+        return group
+
+    def commit(self, appender: Appender, group: list[Entry]) -> bool:
+        """Make a group durable and hand its receipts back; False if there is no room for it."""
+        try:
+            appender.commit(group)
+        except DiskFull:
+            if not self._full.is_set():
+                self._full.set()
+                log.error("disk_full", extra={"directory": str(self._directory)})  # noqa: TRY400 - no fault of the program
+            return False
+        self._full.clear()
+        self._hand_back(group)
+        return True
+
+    def has_room(self) -> bool:
+        """Whether a group that there was no room for should be tried again."""
+        return self._disk.free(self._directory) > self._reserve
+
+    def give_up(self, error: Exception) -> None:
+        """Nothing more can be written: end the process."""
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        self._call(lambda: self._on_fatal(f"a ledger could not be written: {reason}"))
+
     def _run(self) -> None:
         appender = Appender(self._disk)
         try:
-            while group_or_end := self._take(appender):
-                self._commit(appender, group_or_end)
+            while group := self._wait_for_work(appender):
+                while not self.commit(appender, group):
+                    if not self._wait_for_room():
+                        return
         except Exception as error:  # not only the disk's: nobody else would hear of it
             log.exception("ledger_write_failed")
-            self._die(error)
+            self.give_up(error)
         finally:
             appender.close()
 
-    def _take(self, appender: Appender) -> list[Entry] | None:
+    def _wait_for_work(self, appender: Appender) -> list[Entry]:
+        """The next group; empty when the daemon stops."""
         with self._more:
-            while not self._queue:
-                while self._closed_files:
-                    appender.forget(self._closed_files.pop())
-                if self._stopping:
-                    return None
+            while not (group := self.take(appender)) and not self._stopping:
                 self._more.wait()
-            group, self._queue = self._queue, []
             return group
 
-    def _commit(self, appender: Appender, group: list[Entry]) -> None:
-        while True:
-            try:
-                appender.commit(group)
-            except DiskFull:
-                if not self._wait_for_room():
-                    return
-            else:
-                self._full.clear()
-                self._hand_back(group)
-                return
-
     def _wait_for_room(self) -> bool:
-        """Pause until there is more room than the reserve; False if the daemon stops first."""
-        if not self._full.is_set():
-            self._full.set()
-            log.error("disk_full", extra={"directory": str(self._directory)})
+        """Pause until there is room; False if the daemon stops first."""
         while True:
             with self._more:
                 if self._stopping:
                     return False
                 self._more.wait(_FULL_RETRY)
-            if self._disk.free(self._directory) > self._reserve:
+            if self.has_room():
                 return True
 
     def _hand_back(self, group: list[Entry]) -> None:
@@ -236,10 +253,6 @@ class Writer:
                 self._on_fatal("a durable result could not be counted")
 
         self._call(deliver)
-
-    def _die(self, error: Exception) -> None:
-        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-        self._call(lambda: self._on_fatal(f"a ledger could not be written: {reason}"))
 
     def _call(self, callback: Callable[[], None]) -> None:
         if self._loop is not None:

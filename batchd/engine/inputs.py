@@ -8,7 +8,9 @@ import errno
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -45,12 +47,23 @@ class Read(msgspec.Struct, frozen=True):
     size: int
 
 
+class Lines(Protocol):
+    """An open input: ``IndexedLines``, or what a simulation has."""
+
+    def length(self, index: int) -> int: ...
+    def read(self, index: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
 class Inputs:
     """Reads request lines by batch and index."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(
+        self, spool: Spool, open_lines: Callable[[Path, Path], Lines] = IndexedLines
+    ) -> None:
         self._spool = spool
-        self._open: OrderedDict[str, IndexedLines] = OrderedDict()
+        self._open_lines = open_lines
+        self._open: OrderedDict[str, Lines] = OrderedDict()
         self._lock = threading.Lock()
 
     def length(self, batch_id: str, index: int) -> int:
@@ -89,9 +102,9 @@ class Inputs:
             if lines is not None:
                 lines.close()
 
-    def _lines(self, batch_id: str) -> IndexedLines:
+    def _lines(self, batch_id: str) -> Lines:
         if batch_id not in self._open:
-            self._open[batch_id] = IndexedLines(
+            self._open[batch_id] = self._open_lines(
                 self._spool.input(batch_id), self._spool.index(batch_id)
             )
             while len(self._open) > _OPEN:

@@ -37,12 +37,12 @@ class Recovery:
     async def recover_all(self) -> None:
         """Open a run for every batch that was validated and is not terminal."""
         disk = self._spool.disk
-        distrust = await disk.run(self._spool.sync_failed.exists)
+        distrust = await disk.run(self._spool.is_distrusted)
         for record in await self._batches.unfinished():
             if record.was_validated:
                 await self._open(record, distrust=distrust)
         if distrust:
-            await disk.run(disk.remove, self._spool.sync_failed)
+            await disk.run(self._spool.trust_again)
 
     async def open(self, batch_id: str) -> None:
         """Open the run of one batch, if it is to run and does not yet."""

@@ -30,10 +30,11 @@ class BatchdProcess:
     """``with BatchdProcess(tmp_path, backend=server.base_url) as batchd: … batchd.base_url``.
 
     ``settings`` are merged section by section over what a test needs. ``prefix`` is put before the
-    command (``strace -f …``); signals go to the whole process group.
+    command (``strace -f …``); signals go to the whole process group. ``program`` is what Python
+    runs: batchd itself, or a module that alters it first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - how it is started, all by name
         self,
         directory: Path,
         *,
@@ -41,13 +42,15 @@ class BatchdProcess:
         settings: Mapping[str, object] | None = None,
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "batchd"),
     ) -> None:
         self.directory = directory
         self.state = directory / "state"
         self.log = directory / "batchd.log"
         self.config = directory / "config.toml"
-        self._environment = dict(environment or {})
-        self._prefix = list(prefix)
+        self.environment = dict(environment or {})
+        self.prefix = list(prefix)
+        self.program = list(program)
         self._process: subprocess.Popen[bytes] | None = None
         with bind() as reserved:
             self.port: int = reserved.getsockname()[1]
@@ -114,7 +117,7 @@ class BatchdProcess:
         assert self._process is None or self.exit_code is not None, "batchd runs already."
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [*self._prefix, sys.executable, "-m", "batchd", "serve", "--config", self.config],
+                [*self.prefix, sys.executable, *self.program, "serve", "--config", self.config],
                 cwd=Path(__file__).parents[2],
                 env=self._clean_environment(),
                 stdin=subprocess.DEVNULL,
@@ -170,7 +173,7 @@ class BatchdProcess:
         """Ours, without what would configure batchd behind the test's back."""
         foreign = ("BATCHD_", "OPENAI_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
         kept = {name: text for name, text in os.environ.items() if not name.startswith(foreign)}
-        return kept | {"PYTHONUNBUFFERED": "1"} | self._environment
+        return kept | {"PYTHONUNBUFFERED": "1"} | self.environment
 
     def _healthz(self) -> int | None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchd.engine.inputs import InputLost, Inputs
+from batchd.jsonl import IndexedLines
 from tests.support.parts import Parts, opened, requests
 
 
@@ -27,17 +28,18 @@ async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
     ],
 )
 async def test_only_some_errors_mean_that_the_input_is_lost(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[Exception]
+    parts: Parts, number: int, raised: type[Exception]
 ) -> None:
     record = await parts.running(requests("ab"))
-    inputs = Inputs(parts.spool)
+    refusals = [OSError(number, "refused")]
 
-    def refuse(*_paths: Path) -> None:
-        raise OSError(number, "refused")
+    def open_lines(input_path: Path, index_path: Path) -> IndexedLines:
+        if refusals:
+            raise refusals.pop()
+        return IndexedLines(input_path, index_path)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("batchd.engine.inputs.IndexedLines", refuse)
-        with pytest.raises(raised):
-            inputs.read(record.id, 0)
+    inputs = Inputs(parts.spool, open_lines)
+    with pytest.raises(raised):
+        inputs.read(record.id, 0)
     assert inputs.read(record.id, 0)
     inputs.forget(record.id)

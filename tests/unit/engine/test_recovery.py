@@ -106,11 +106,11 @@ async def test_after_a_failed_sync_ledgers_are_copied_once(parts: Parts) -> None
     record = await parts.running(requests("ab"))
     path = await write(parts, record.output_file_id, result(record, 0))
     inode = path.stat().st_ino
-    await asyncio.to_thread(parts.spool.sync_failed.touch)
+    await asyncio.to_thread(parts.spool.distrust)
     await Starting(parts).recovery.recover_all()
     copied = path.stat().st_ino
     assert copied != inode
-    assert not parts.spool.sync_failed.exists()
+    assert not await asyncio.to_thread(parts.spool.is_distrusted)
     await Starting(parts).recovery.recover_all()
     assert path.stat().st_ino == copied
 

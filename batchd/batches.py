@@ -5,7 +5,7 @@ than its row: the engine reports progress here, durable lines only, and ``get`` 
 row. The terminal transition is one transaction: status, file rows, counts and usage.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -13,15 +13,9 @@ from batchd import ids
 from batchd.closing import Closing, missing_input, result_files, without_files
 from batchd.errors import Conflict, InvalidRequest, NoRoom
 from batchd.files import Files
-from batchd.model import (
-    BatchRecord,
-    Counts,
-    LineError,
-    NewBatch,
-    Progress,
-    Purpose,
-)
+from batchd.model import BatchRecord, Counts, LineError, NewBatch, Progress, Purpose
 from batchd.progress import LiveProgress
+from batchd.room import Room
 from batchd.states import TRANSITIONS, UNFINISHED, BatchStatus, Event, next_status
 from batchd.store import Transaction
 from batchd.store import batches as table
@@ -30,6 +24,8 @@ from batchd.store.database import Database
 from batchd.wire import params
 
 Ring = Callable[[], None]
+_NO_ROOM = "the disk of the storage directory is full: sending is paused until there is room"
+
 AlsoInTransaction = Callable[[Transaction, BatchRecord], Awaitable[None]]
 
 
@@ -41,14 +37,14 @@ class Batches:
         database: Database,
         files: Files,
         *,
-        has_room: Callable[[], bool],
+        room: Room,
         now: Callable[[], float],
         draw: Callable[[int], bytes],
         ring: Ring,
     ) -> None:
         self._database = database
         self._files = files
-        self._has_room = has_room
+        self._room = room
         self._now = now
         self._draw = draw
         self._ring = ring
@@ -62,7 +58,7 @@ class Batches:
         A missing input file is no error here: the batch fails for it (contract 3). One with
         another purpose is. ``also`` is done in the same transaction.
         """
-        if not self._has_room():
+        if self._room.is_full:
             raise NoRoom
         await self._check_purpose(owner, wish.input_file_id)
         now = int(self._now())
@@ -177,8 +173,10 @@ class Batches:
         return await self._write(tx, record, Event.REJECTED, changed)
 
     async def never_started(self, batch_id: str, event: Event) -> BatchRecord | None:
-        """End a batch that was never validated (cancelled, or its window closed): no files."""
-        return await self._move(batch_id, event, without_files)
+        """End a batch with no files, unless it was validated meanwhile (then it has some): None."""
+        return await self._move(
+            batch_id, event, lambda record: None if record.was_validated else without_files(record)
+        )
 
     async def finished(self, batch_id: str, event: Event, closing: Closing) -> BatchRecord | None:
         """The one transaction in which a batch that ran becomes terminal.
@@ -237,34 +235,45 @@ class Batches:
         await self._database.write(lambda tx: table.add_note(tx, batch_id, note))
 
     async def checkpoint(
-        self, batch_id: str, progress: Progress, *, output_end: int, error_end: int
+        self,
+        batch_id: str,
+        progress: Progress,
+        *,
+        output_end: int,
+        error_end: int,
+        notes: Sequence[str] = (),
     ) -> None:
         """Remember in the row how far the ledger is known to be good."""
-        await self._database.write(
-            lambda tx: table.checkpoint(
-                tx,
-                batch_id,
-                counts=progress.counts,
-                usage=progress.usage,
-                output_end=output_end,
-                error_end=error_end,
+
+        async def work(tx: Transaction) -> None:
+            for note in notes:
+                await table.add_note(tx, batch_id, note)
+            counts, usage = progress.counts, progress.usage
+            await table.checkpoint(
+                tx, batch_id, counts=counts, usage=usage, output_end=output_end, error_end=error_end
             )
-        )
+
+        await self._database.write(work)
 
     def progress(self, record: BatchRecord) -> Progress | None:
-        """What is known beyond the row; None for a batch that is not running."""
-        if record.status not in UNFINISHED or not record.was_validated:
+        """What is known beyond the row; None if that is nothing."""
+        if record.status not in UNFINISHED:
             return None
-        return self.live.of(record.id)
+        known = self.live.of(record.id) if record.was_validated else None
+        if not self._room.is_full:
+            return known
+        known = known or Progress(record.counts, record.usage)
+        return msgspec.structs.replace(known, note=_NO_ROOM)
 
     async def _move(
-        self, batch_id: str, event: Event, change: Callable[[BatchRecord], BatchRecord]
+        self, batch_id: str, event: Event, change: Callable[[BatchRecord], BatchRecord | None]
     ) -> BatchRecord | None:
         async def step(tx: Transaction) -> BatchRecord | None:
             record = await table.current(tx, batch_id)
             if record is None or event not in TRANSITIONS[record.status]:
                 return None
-            return await self._write(tx, record, event, change(record))
+            changed = change(record)
+            return await self._write(tx, record, event, changed) if changed else None
 
         return await self._commit(step)
 
@@ -272,9 +281,9 @@ class Batches:
         self, tx: Transaction, old: BatchRecord, event: Event, changed: BatchRecord
     ) -> BatchRecord | None:
         status = next_status(old.status, event)
-        stamped = msgspec.structs.replace(
-            changed, status=status, **{f"{status.value}_at": int(self._now())}
-        )
+        # The clock may have gone back; the life of a batch does not.
+        at = max(int(self._now()), old.latest_at)
+        stamped = msgspec.structs.replace(changed, status=status, **{f"{status.value}_at": at})
         return stamped if await table.update(tx, old.status, stamped) else None
 
     async def _commit(

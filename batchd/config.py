@@ -108,10 +108,14 @@ class ServerConfig(Section, frozen=True):
 class StorageConfig(Section, frozen=True):
     directory: Path = SYSTEM_DIRECTORY
     reserve: Size = Size(64 * 1024**2)
+    ballast: Size = Size(16 * 1024**2)
     memory: Size = Size(64 * 1024**2)
+    scrub_rate: Size = Size(8 * 1024**2)
+    scrub_every: Duration = Duration(7 * 86400)
 
     def __post_init__(self) -> None:
         _at_least(1, memory=self.memory)
+        _more_than_zero(scrub_every=self.scrub_every)
 
 
 class BackendConfig(Section, frozen=True):

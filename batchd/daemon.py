@@ -30,23 +30,28 @@ from batchd.backends.local import LocalServer, local_server
 from batchd.batches import Batches
 from batchd.bell import Bell, Bells
 from batchd.config import BackendConfig, Config
+from batchd.damage import Damage
 from batchd.disk import Disk
 from batchd.engine.engine import Engine, EngineBells
 from batchd.errors import BatchdError, ConfigError
 from batchd.files import Files
 from batchd.inbox.door import Inbox
+from batchd.metrics import Metrics
 from batchd.process import (
     FATAL,
+    connection_limit,
     die,
     favour_the_loop,
     leaves,
     raise_descriptor_limit,
     stop_on_signals,
 )
+from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store.database import SQLITE_VERSION, Database
 from batchd.sweeper import Sweeper
 from batchd.systemd import Notifier, watchdog_interval
+from batchd.upkeep.scrubber import Scrubber
 from batchd.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -98,6 +103,14 @@ class _Daemon:
         self._environment = environment
         self._notifier = Notifier(environment.get("NOTIFY_SOCKET"))
         self._spool = Spool(config.storage.directory, Disk())
+        self._metrics = Metrics()
+        self._damage = Damage(self._metrics)
+        self._room = Room(
+            self._spool.disk,
+            self._spool.directory,
+            reserve=config.storage.reserve,
+            ballast=config.storage.ballast,
+        )
         self._stop = asyncio.Event()
         self._engine_bells = EngineBells()
         self._sweeper_bell, self._inbox_bell = Bell(), Bell()
@@ -113,57 +126,69 @@ class _Daemon:
             stack.enter_context(stop_on_signals(self._stop))
             self._spool.prepare()
             stack.enter_context(self._spool.locked())
+            self._room.prepare()
             database = await stack.enter_async_context(
-                Database.opened(self._spool.database, self._database_failed)
+                Database.opened(self._spool.database, self._database_failed, self._room.make_room)
             )
             writer = await stack.enter_async_context(
-                Writer(
-                    self._spool.disk,
-                    self._spool.directory,
-                    config.storage.reserve,
-                    self._ledger_failed,
-                ).running()
+                Writer(self._spool.disk, self._room, self._metrics, self._ledger_failed).running()
             )
             local = await self._local_server(stack)
             backend = await stack.enter_async_context(self._backend(local))
-            files, batches = self._use_cases(database, writer)
+            files, batches = self._use_cases(database)
             engine = Engine(
                 config,
                 self._engine_bells,
                 files=files,
                 batches=batches,
                 spool=self._spool,
+                room=self._room,
                 writer=writer,
                 backend=backend,
+                metrics=self._metrics,
+                damage=self._damage,
                 draw=random.random,
             )
-            others: list[Loop] = [self._sweeper(batches, files).run]
+            others: list[Loop] = [self._sweeper(batches, files).run, self._room.watch]
             if local is not None:
                 others.append(local.supervise)
             if config.inbox.directory is not None:
                 inbox = self._inbox(config.inbox.directory, database, files, batches)
                 await inbox.check()
                 others.append(inbox.run)
-            app = make_app(config, files, batches, backend, keys, secrets.token_bytes)
-            await self._run(engine, others, app)
+            app = make_app(
+                config,
+                files,
+                batches,
+                backend,
+                keys,
+                secrets.token_bytes,
+                room=self._room,
+                metrics=self._metrics,
+            )
+            await self._run(engine, others, app, self._scrubber(batches).run)
         log.info("batchd_stopped")
         return 0
 
-    async def _run(self, engine: Engine, others: Iterable[Loop], app: web.Application) -> None:
+    async def _run(
+        self, engine: Engine, others: Iterable[Loop], app: web.Application, scrub: Loop
+    ) -> None:
         """Recover, then run every loop and serve until told to stop."""
         self._notifier.status("reading the ledgers of unfinished batches")
         self._notifier.extend_timeout(int(_RECOVERING * 1_000_000))
         await engine.recover()
         server = self._config.server
+        in_flight = sum(backend.max_in_flight for backend in self._config.backends)
         async with asyncio.TaskGroup() as loops:
             engine.start(loops, self._stop)
             for loop in others:
                 loops.create_task(loop(self._stop))
-            async with listening(app, server):
+            async with listening(app, server, connections=connection_limit(in_flight)):
                 listen = ", ".join(server.listen)
                 log.info("batchd_started", extra={"listen": listen, "sqlite": SQLITE_VERSION})
                 self._notifier.ready()
                 self._notifier.status(f"serving on {listen}")
+                loops.create_task(scrub(self._stop), name="scrubber")
                 await self._until_stopped()
             self._notifier.stopping()
             self._notifier.extend_timeout(int((server.drain + _CLOSING) * 1_000_000))
@@ -202,13 +227,14 @@ class _Daemon:
             new_request_id=lambda: ids.request_id(secrets.token_bytes(ids.REQUEST_ID_BYTES)),
         )
 
-    def _use_cases(self, database: Database, writer: Writer) -> tuple[Files, Batches]:
+    def _use_cases(self, database: Database) -> tuple[Files, Batches]:
         config = self._config
         files = Files(
             database,
             self._spool,
             max_size=config.server.max_upload_size,
-            reserve=config.storage.reserve,
+            room=self._room,
+            damage=self._damage,
             lifetime=int(config.retention.input_files),
             now=time.time,
             draw=secrets.token_bytes,
@@ -216,7 +242,7 @@ class _Daemon:
         batches = Batches(
             database,
             files,
-            has_room=lambda: not writer.is_full,
+            room=self._room,
             now=time.time,
             draw=secrets.token_bytes,
             ring=self._bells.ring,
@@ -244,6 +270,18 @@ class _Daemon:
             self._sweeper_bell,
             sweep_every=retention.sweep_every,
             orphan_age=retention.orphan_age,
+            now=time.time,
+        )
+
+    def _scrubber(self, batches: Batches) -> Scrubber:
+        storage = self._config.storage
+        return Scrubber(
+            self._spool,
+            batches,
+            self._damage,
+            rate=storage.scrub_rate,
+            every=storage.scrub_every,
+            orphan_age=self._config.retention.orphan_age,
             now=time.time,
         )
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
@@ -21,9 +22,39 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 _COPY_PIECE = 1 << 20
 
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "fuse.sshfs"})
+_MOUNTS = Path("/proc/self/mountinfo")
+
 
 def is_full(error: OSError) -> bool:
     return error.errno in _FULL
+
+
+def cannot_link(error: OSError) -> bool:
+    """Whether a copy will do where this error came of a hard link."""
+    return error.errno in _NO_LINK
+
+
+def make_like(descriptor: int, found: os.stat_result) -> None:
+    """Give an open file or directory the mode of another; as root, its owner too."""
+    if os.geteuid() == 0:
+        os.fchown(descriptor, found.st_uid, found.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
+
+
+def filesystem(path: Path) -> str | None:
+    """The kind of filesystem that ``path`` is on (``ext4``); None if the kernel does not say."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for mount in mounts:
+        place, _, kind = mount.partition(" - ")
+        if place.split()[2] == wanted:
+            return kind.split()[0]
+    return None
 
 
 class Disk:
@@ -60,6 +91,15 @@ class Disk:
 
     def sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
+
+    def allocate(self, path: Path, size: int) -> None:
+        """Make a new file that takes up ``size`` bytes; it is on disk but for its name."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def truncate(self, descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
@@ -103,7 +143,7 @@ class Disk:
         try:
             target.hardlink_to(source)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if not cannot_link(error):
                 raise
             self._copy(source, target)
         self.sync_directory(target.parent)

@@ -106,6 +106,13 @@ class RangeNotSatisfiable(InvalidRequest):
     http_status = 416
 
 
+class FileCorrupt(BatchdError):
+    """The bytes of this file are damaged; `batchd fsck`, run where batchd runs, says more."""
+
+    code = "file_corrupt"
+    retriable = False
+
+
 class NoRoom(BatchdError):
     """The disk of batchd's storage directory is full; free some space and try again."""
 

@@ -25,10 +25,13 @@ import aiofiles
 import msgspec
 
 from batchd import ids
+from batchd.damage import Damage
 from batchd.disk import is_full
-from batchd.errors import InvalidRequest, NoRoom, TooLarge
+from batchd.errors import FileCorrupt, InvalidRequest, NoRoom, TooLarge
+from batchd.findings import wrong_size
 from batchd.jsonl import BOM, lines
 from batchd.model import FileRecord, Purpose
+from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store import files as table
 from batchd.store.database import Database
@@ -98,7 +101,8 @@ class Files:
         spool: Spool,
         *,
         max_size: int,
-        reserve: int,
+        room: Room,
+        damage: Damage,
         lifetime: int,
         now: Callable[[], float],
         draw: Callable[[int], bytes],
@@ -106,7 +110,8 @@ class Files:
         self._database = database
         self._spool = spool
         self._max_size = max_size
-        self._reserve = reserve
+        self._room = room
+        self._damage = damage
         self._lifetime = lifetime
         self._now = now
         self._draw = draw
@@ -114,18 +119,14 @@ class Files:
     @contextlib.asynccontextmanager
     async def receive(self, expected: int | None = None) -> AsyncGenerator[Upload]:
         """A place for an upload of perhaps ``expected`` bytes; whatever is not created goes."""
-        await self._spool.disk.run(self._check_room, expected or 0)
+        await self._spool.disk.run(self._room.check, expected or 0)
         path = self._spool.incoming(self._draw(16).hex())
         try:
             with _no_room_when_full():
                 async with aiofiles.open(path, "xb") as out:
-                    yield Upload(path, out, self._check_room)
+                    yield Upload(path, out, self._room.check)
         finally:
             await self._spool.disk.run(self._spool.disk.remove, path)
-
-    def _check_room(self, more: int = 0) -> None:
-        if self._spool.disk.free(self._spool.directory) < self._reserve + more:
-            raise NoRoom
 
     def check_size(self, size: int) -> None:
         """``TooLarge`` if an upload of ``size`` bytes may not come in."""
@@ -203,11 +204,17 @@ class Files:
         return found[:limit], len(found) > limit
 
     async def find_bytes(self, owner: str, file_id: str) -> tuple[FileRecord, Path]:
-        """As ``get``, and where the bytes are."""
+        """As ``get``, and where the bytes are; ``FileCorrupt`` if they are not what they were."""
         record = await self.get(owner, file_id)
         path = self._spool.file(file_id)
-        if await self._spool.disk.run(self._spool.disk.size, path) is None:
-            raise params.no_such_file(file_id)
+        wrong = wrong_size(record, await self._spool.disk.run(self._spool.disk.size, path))
+        if wrong is not None:
+            await self.get(owner, file_id)  # it may have been deleted or have expired in between
+            self._damage.tell(wrong)
+            raise FileCorrupt(
+                f"The bytes of file {file_id} are damaged: it {wrong.what}. Run `batchd fsck` "
+                "where batchd runs: it says what is damaged and what can be done."
+            )
         return record, path
 
     async def delete(self, owner: str, file_id: str) -> None:
@@ -234,7 +241,7 @@ class Files:
         await self._remove_bytes(file_id)
 
     async def _remove_bytes(self, file_id: str) -> None:
-        await self._spool.disk.run(self._spool.disk.remove, self._spool.file(file_id))
+        await self._spool.disk.run(self._spool.discard, file_id)
 
     async def is_orphan(self, file_id: str) -> bool:
         """Whether no live row names these bytes (a ledger's id is not known here)."""

@@ -7,25 +7,32 @@ can be read back from the two files at any time:
     state on disk                                after a crash
     no file                                      no line done; the file is made at the first append
     whole lines, each with its checksum          all done
-    … and a torn tail behind the last known end  the tail is cut, silently: it was never counted
-    a bad line with good ones behind it, or      damage: the file is kept beside as *.damaged, every
-      fewer good bytes than were known good      line that verifies is copied, the rest run again
-    good lines not yet synced (kill -9)          synced before they are believed
+    … and a torn tail above the known end        the tail is cut, silently: nobody promised it
+    … and a hole above the known end with good   the same power cut, which writes sectors in any
+      lines behind it                            order: what verifies is copied, silently
+    a bad line below the known end, or a         damage: the file is kept beside as *.damaged, every
+      sector that cannot be read                 line that verifies is copied, the rest run again
+    fewer good bytes than the known end, or      damage: the lines that are gone run again
+      no file where one was known
+    good lines, or a name, not synced (kill -9)  synced before they are believed
 
-``recover`` is that reading; it is idempotent. When a sync has failed before, the page cache is not
-believed at all: what verifies is copied to a new file.
+The known end is the row's: synced before it was written there. ``recover`` is that reading; it is
+idempotent. When a sync has failed before, the page cache is not believed at all: what verifies is
+copied to a new file.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from batchd.disk import Disk
-from batchd.jsonl import lines
+from batchd.jsonl import line_groups
+from batchd.metrics import Metrics
 from batchd.model import NO_USAGE, Counts, LineFile, Usage
-from batchd.wire.lines import check_result_line, is_never_run, result_usage
+from batchd.sectors import PastBadSectors
+from batchd.wire.lines import check_result_lines, is_never_run, summed_usage
 from batchd.writer import LedgerFile, Writer
 
 _COPY_GROUP = 1 << 20
@@ -60,9 +67,10 @@ class Bitmap:
 
     def add(self, index: int) -> bool:
         """Set a bit, and say whether it is new."""
-        if index in self:
+        at, bit = index >> 3, 1 << (index & 7)
+        if self._bits[at] & bit:
             return False
-        self._bits[index >> 3] |= 1 << (index & 7)
+        self._bits[at] |= bit
         self.count += 1
         return True
 
@@ -71,12 +79,18 @@ class Ledger:
     """What became of each line of one batch. Lives on the loop; the writer does the writing."""
 
     def __init__(
-        self, writer: Writer, files: dict[LineFile, LedgerFile], done: Bitmap, found: "Tally"
+        self,
+        writer: Writer,
+        files: dict[LineFile, LedgerFile],
+        done: Bitmap,
+        found: "Tally",
+        metrics: Metrics,
     ) -> None:
         self._writer = writer
         self._files = files
         self._done = done
         self._tally = found
+        self._metrics = metrics
 
     @property
     def total(self) -> int:
@@ -115,6 +129,7 @@ class Ledger:
         def durable() -> None:
             if self._done.add(index):
                 self._tally.count(which, usage)
+                self._metrics.lines.labels(which.value).inc()
             then()
 
         self._writer.submit(self._files[which], line, durable)
@@ -132,6 +147,7 @@ class Ledger:
         for index, _ in results:
             if not self._done.add(index):
                 continue
+            self._metrics.lines.labels(LineFile.ERROR.value).inc()
             if failed:
                 self._tally.count(LineFile.ERROR, NO_USAGE)
             else:
@@ -165,10 +181,14 @@ class Tally:
 
 
 class Recovered(msgspec.Struct, frozen=True):
-    """One result file after recovery: ``end`` bytes of it are good and synced."""
+    """One result file after recovery: ``end`` bytes of it are good and synced.
+
+    ``bad_at``: of a damaged one, the offset from which on it was not as it was known.
+    """
 
     end: int
     damaged: bool
+    bad_at: int | None = None
 
 
 def recover(  # noqa: PLR0913 - what identifies a ledger file, and what to add its lines to
@@ -189,21 +209,26 @@ def recover(  # noqa: PLR0913 - what identifies a ledger file, and what to add i
     """
     size = disk.size(path)
     if size is None:
-        return Recovered(0, damaged=known_end > 0)
+        return Recovered(0, damaged=known_end > 0, bad_at=0 if known_end else None)
     good_spans = _scan(disk, path, which, tag, done, tally)
     end = good_spans[0][1] if good_spans and good_spans[0][0] == 0 else 0
-    damaged = len(good_spans) > 1 or end < known_end or (end == 0 and bool(good_spans))
-    if damaged or distrust:
-        return Recovered(_salvage(disk, path, good_spans, keep=damaged), damaged)
+    damaged = end < known_end
+    has_good_behind = bool(good_spans) and good_spans[-1][1] > end
+    # A file that is only too short has no bytes that are worth keeping twice.
+    keep = damaged and end < size
+    if keep or has_good_behind or distrust:
+        kept = _salvage(disk, path, good_spans, keep=keep)
+        return Recovered(kept, damaged, end if damaged else None)
     descriptor = disk.open_append(path)
     try:
         if end < size:
             disk.truncate(descriptor, end)
-        # What a killed process left may be in the page cache only.
+        # What a killed process left may be in the page cache only: bytes, and the name.
         disk.sync(descriptor)
+        disk.sync_directory(path.parent)
     finally:
         disk.close(descriptor)
-    return Recovered(end, damaged=False)
+    return Recovered(end, damaged, end if damaged else None)
 
 
 def _scan(  # noqa: PLR0913, PLR0917 - as recover
@@ -212,25 +237,30 @@ def _scan(  # noqa: PLR0913, PLR0917 - as recover
     """Accept every line that verifies; the spans of bytes they stand in."""
     spans: list[tuple[int, int]] = []
     with disk.open_read(path) as file:
-        for offset, line in lines(file):
-            index = check_result_line(tag, line)
-            if index is None or index >= done.size or not done.add(index):
-                continue
-            _count(which, line, tally)
-            if spans and spans[-1][1] == offset:
-                spans[-1] = (spans[-1][0], offset + len(line))
-            else:
-                spans.append((offset, offset + len(line)))
+        for offset, group in line_groups(PastBadSectors(file, disk.size(path) or 0)):
+            accepted: list[bytes] = []
+            end = offset
+            for line, index in zip(group, check_result_lines(tag, group), strict=True):
+                start, end = end, end + len(line)
+                if index is None or index >= done.size or not done.add(index):
+                    continue
+                accepted.append(line)
+                if spans and spans[-1][1] == start:
+                    spans[-1] = (spans[-1][0], end)
+                else:
+                    spans.append((start, end))
+            _count(which, accepted, tally)
     return spans
 
 
-def _count(which: LineFile, line: bytes, tally: Tally) -> None:
+def _count(which: LineFile, lines: Sequence[bytes], tally: Tally) -> None:
     if which is LineFile.OUTPUT:
-        tally.count(which, result_usage(line))
-    elif is_never_run(line):
-        tally.never_run += 1
+        tally.completed += len(lines)
+        tally.usage += summed_usage(lines)
     else:
-        tally.count(which, NO_USAGE)
+        never_run = sum(map(is_never_run, lines))
+        tally.never_run += never_run
+        tally.failed += len(lines) - never_run
 
 
 def _salvage(disk: Disk, path: Path, spans: list[tuple[int, int]], *, keep: bool) -> int:

@@ -124,6 +124,12 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     def was_validated(self) -> bool:
         return self.in_progress_at is not None
 
+    @property
+    def latest_at(self) -> int:
+        """The latest instant in its life so far, while it has not ended."""
+        steps = (self.created_at, self.in_progress_at, self.finalizing_at, self.cancelling_at)
+        return max(at for at in steps if at is not None)
+
 
 class InboxClaim(msgspec.Struct, frozen=True, kw_only=True):
     """A row of table ``inbox_claim``: a file taken from the inbox and the batch it became.
@@ -220,3 +226,9 @@ class LineFile(StrEnum):
 
     OUTPUT = "output"
     ERROR = "error"
+
+
+# msgspec learns a type when it is first asked for it, and two threads that ask at once can end the
+# process (seen with 0.22). So it learns the types of rows now, while one thread imports this.
+for _row in (FileRecord, BatchRecord, InboxClaim):
+    msgspec.json.Decoder(_row)

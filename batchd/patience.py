@@ -1,4 +1,7 @@
-"""A full disk is a pause, not an error: loops say so and come again."""
+"""A full disk is a pause, not an error: loops leave what found no room and come again.
+
+That the disk is full is ``room``'s to say, once a pause.
+"""
 
 import contextlib
 import logging
@@ -15,4 +18,4 @@ def patient(work: str) -> Generator[None]:
     try:
         yield
     except NoRoom:
-        log.error("disk_full", extra={"waiting": work})  # noqa: TRY400 - no fault of the program
+        log.debug("step_waits", extra={"step": work})

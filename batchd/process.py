@@ -15,6 +15,10 @@ log = logging.getLogger(__name__)
 
 FATAL = 1
 _DESCRIPTORS = 65536
+# The daemon's own at most: 64 ledgers, 256 inputs, some tens of anything else, and the connections
+# that come between two looks at how many there are.
+_OWN_DESCRIPTORS = 512
+_FEW_CONNECTIONS = 16
 # Threads that work through a file must not hold the loop up for Python's default of 5 ms a turn.
 _SWITCH_INTERVAL = 0.0005
 
@@ -67,3 +71,13 @@ def raise_descriptor_limit() -> None:
     if soft < hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _DESCRIPTORS), hard))
+
+
+def connection_limit(in_flight: int) -> int:
+    """How many clients may be connected: each may have a file open, too.
+
+    ``in_flight``: requests to model servers at once. Below some 600 descriptors there are not
+    enough for all, but a few clients are let in all the same.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(_FEW_CONNECTIONS, (soft - _OWN_DESCRIPTORS - in_flight) // 2)

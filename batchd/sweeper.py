@@ -2,7 +2,8 @@
 
 Expired: files past ``expires_at``, and batches whose window has ended (they are told so; what
 follows is the engine's). Orphans: bytes that no row and no unfinished batch names, old enough to be
-nobody's. The clock on the wall may jump: after a jump nothing expires until the next look agrees.
+nobody's. The clock on the wall may jump: after a jump, and after a start that finds a window ended,
+nothing expires until the clock has been steady for ``sweep_every``.
 """
 
 import asyncio
@@ -57,7 +58,12 @@ class Sweeper:
     async def look(self) -> float:
         """Close the windows that have ended, sweep if it is time; seconds to the next such end."""
         monotonic = asyncio.get_running_loop().time()
+        is_first = self._last is None
         self._note_jump(monotonic)
+        if is_first and await self._batches.overdue():
+            # We were down when the window ended, or start with a clock that is not set yet.
+            log.warning("overdue_at_start", extra={"seconds": round(self._sweep_every)})
+            self._trusted_at = monotonic + self._sweep_every
         if monotonic < self._trusted_at:
             return self._trusted_at - monotonic
         await self._close_windows()
@@ -101,12 +107,10 @@ class Sweeper:
             await disk.run(disk.remove, path)
         for name in files:
             if await self._is_orphan(name):
-                await disk.run(disk.remove, self._spool.file(name))
-                removed += 1
+                removed += await disk.run(self._spool.discard, name)
         for batch_id in batches:
             if not await self._is_unfinished(batch_id):
-                await disk.run(self._spool.release, batch_id)
-                removed += 1
+                removed += await disk.run(self._spool.release, batch_id)
         return removed
 
     async def _is_orphan(self, name: str) -> bool:

@@ -5,8 +5,9 @@ touched file, and hands the whole group of receipts back to the loop at once. A 
 disk. There is no timer; what arrives during one sync is the next group.
 
 A full disk is a pause: the file is cut back to its last good end before anything else is appended,
-the bytes stay in memory, and the group is tried again when there is room. Any other error is the
-end: an unsynced page may be marked clean, so nothing is retried and ``on_fatal`` ends the process.
+the bytes stay in memory, and the group is tried again when there is room (``room`` says when). Any
+other error is the end: an unsynced page may be marked clean, so nothing is retried and ``on_fatal``
+ends the process.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from batchd.disk import Disk, is_full
+from batchd.metrics import Metrics
+from batchd.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -129,23 +132,22 @@ class Writer:
     """The thread around an ``Appender``. All methods are called on the loop."""
 
     def __init__(
-        self, disk: Disk, directory: Path, reserve: int, on_fatal: Callable[[str], None]
+        self, disk: Disk, room: Room, metrics: Metrics, on_fatal: Callable[[str], None]
     ) -> None:
         self._disk = disk
-        self._directory = directory
-        self._reserve = reserve
+        self._room = room
+        self._metrics = metrics
         self._on_fatal = on_fatal
         self._queue: list[Entry] = []
         self._closed_files: list[LedgerFile] = []
         self._more = threading.Condition()
         self._stopping = False
-        self._full = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def is_full(self) -> bool:
-        """Whether the disk is full and results wait in memory for room."""
-        return self._full.is_set()
+        """Whether the disk is full: results may wait in memory for room."""
+        return self._room.is_full
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator["Writer"]:
@@ -193,20 +195,26 @@ class Writer:
 
     def commit(self, appender: Appender, group: list[Entry]) -> bool:
         """Make a group durable and hand its receipts back; False if there is no room for it."""
-        try:
-            appender.commit(group)
-        except DiskFull:
-            if not self._full.is_set():
-                self._full.set()
-                log.error("disk_full", extra={"directory": str(self._directory)})  # noqa: TRY400 - no fault of the program
+        if not self._append(appender, group):
+            self._room.note_full(kept=True)
             return False
-        self._full.clear()
+        self._room.note_written()
         self._hand_back(group)
+        return True
+
+    def _append(self, appender: Appender, group: list[Entry]) -> bool:
+        if not self._room.is_for_ledgers():
+            return False
+        try:
+            with self._metrics.ledger_commits.time():
+                appender.commit(group)
+        except DiskFull:
+            return False
         return True
 
     def has_room(self) -> bool:
         """Whether a group that there was no room for should be tried again."""
-        return self._disk.free(self._directory) > self._reserve
+        return self._room.has_room()
 
     def give_up(self, error: Exception) -> None:
         """Nothing more can be written: end the process."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from tests.support import mutants
 from tests.support.batchd_process import BatchdProcess
 from tests.support.loop_guard import LoopGuard
 from tests.support.model_process import ModelProcess
@@ -36,6 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "allow_blocking(reason): batchd may block the loop in this test, because"
     )
+    name = mutants.chosen()
+    if name is not None:
+        bug = contextlib.ExitStack()
+        bug.enter_context(mutants.MUTANTS[name]())
+        config.add_cleanup(bug.close)
 
 
 def pytest_asyncio_loop_factories(

@@ -7,12 +7,14 @@ from aiohttp import web
 from batchd.api import batches, files, models, ops
 from batchd.api.auth import Guard, Keys
 from batchd.api.middleware import add_headers, authorize, errors_as_json, identify
-from batchd.api.parts import BACKEND, BATCHES, CONFIG, FILES, UPLOADS
+from batchd.api.parts import BACKEND, BATCHES, CONFIG, FILES, METRICS, ROOM, UPLOADS
 from batchd.api.uploads import Uploads
 from batchd.backends.backend import Backend
 from batchd.batches import Batches
 from batchd.config import Config
 from batchd.files import Files
+from batchd.metrics import Metrics
+from batchd.room import Room
 
 ROUTES = [
     web.post("/v1/files", files.create),
@@ -27,6 +29,7 @@ ROUTES = [
     web.get("/v1/models", models.index),
     web.get("/v1/models/{model:.+}", models.retrieve),
     web.get("/healthz", ops.healthz),
+    web.get("/metrics", ops.metrics),
 ]
 
 _MAX_JSON = 1 << 20
@@ -39,6 +42,9 @@ def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
     backend: Backend,
     keys: Keys,
     draw: Callable[[int], bytes],
+    *,
+    room: Room,
+    metrics: Metrics,
 ) -> web.Application:
     """The application; its handlers find these parts under the keys of ``parts``."""
     app = web.Application(
@@ -54,6 +60,8 @@ def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
     app[UPLOADS] = Uploads(files_, config.server)
     app[BATCHES] = batches_
     app[BACKEND] = backend
+    app[ROOM] = room
+    app[METRICS] = metrics
     app.on_response_prepare.append(add_headers)
     app.add_routes(ROUTES)
     return app

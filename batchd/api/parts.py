@@ -10,12 +10,16 @@ from batchd.backends.backend import Backend
 from batchd.batches import Batches
 from batchd.config import Config
 from batchd.files import Files
+from batchd.metrics import Metrics
+from batchd.room import Room
 from batchd.wire.objects import encode
 
 FILES = web.AppKey("files", Files)
 BATCHES = web.AppKey("batches", Batches)
 BACKEND = web.AppKey("backend", Backend)
 CONFIG = web.AppKey("config", Config)
+ROOM = web.AppKey("room", Room)
+METRICS = web.AppKey("metrics", Metrics)
 
 UPLOADS = web.AppKey("uploads", Uploads)
 

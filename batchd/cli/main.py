@@ -27,6 +27,8 @@ COMMANDS = {
     "results": ("batches:results", "Download the results of a batch that is done."),
     "files": ("files:files", "List, download and delete files."),
     "keys": ("keys:keys", "Make API keys."),
+    "fsck": ("fsck:fsck", "Say what is damaged in the storage directory."),
+    "backup": ("backup:backup", "Copy the storage directory to DIR, while the daemon runs or not."),
     "demo": ("demo:demo", "Run prompts through a small real model on this machine."),
 }
 

@@ -7,6 +7,7 @@ from batchd.backends.backend import Backend
 from batchd.batches import Batches
 from batchd.bell import Bell, Bells
 from batchd.config import Config
+from batchd.damage import Damage
 from batchd.engine.finalizer import Finalizer
 from batchd.engine.inputs import Inputs
 from batchd.engine.keeper import Keeper
@@ -15,7 +16,9 @@ from batchd.engine.runner import Runner
 from batchd.engine.runs import Runs
 from batchd.engine.validator import Validator
 from batchd.files import Files
+from batchd.metrics import Metrics
 from batchd.retry import Policy
+from batchd.room import Room
 from batchd.spool import Spool
 from batchd.writer import Writer
 
@@ -39,14 +42,19 @@ class Engine:
         files: Files,
         batches: Batches,
         spool: Spool,
+        room: Room,
         writer: Writer,
         backend: Backend,
+        metrics: Metrics,
+        damage: Damage,
         draw: Callable[[], float],
     ) -> None:
         retries = config.retries
         runs, inputs = Runs(batches.live), Inputs(spool)
-        self._recovery = Recovery(spool, batches, runs, writer)
-        self._validator = Validator(batches, files, spool, backend, config.batches, bells.validator)
+        self._recovery = Recovery(spool, batches, runs, writer, metrics, damage)
+        self._validator = Validator(
+            batches, files, spool, room, backend, config.batches, bells.validator
+        )
         self._runner = Runner(
             runs,
             backend,

@@ -121,7 +121,7 @@ class Finalizer:
             (record.error_file_id, ended.error_file_id),
         ):
             if before is not None and after is None:
-                self._spool.disk.remove(self._spool.file(before))
+                self._spool.discard(before)
         self._inputs.forget(record.id)
         self._spool.release(record.id)
 

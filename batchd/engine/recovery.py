@@ -4,45 +4,79 @@ Nothing here is only for crashes. Opening a run reads its two result files back 
 says what each state on disk becomes); for a batch that was just validated there are none yet.
 """
 
+import asyncio
+import contextlib
 import logging
 
 from batchd import ids
 from batchd.batches import Batches
-from batchd.disk import Disk
+from batchd.damage import Damage
+from batchd.disk import Disk, is_full
 from batchd.engine.runs import Run, Runs
 from batchd.errors import SpoolError
+from batchd.findings import DamageKind, Finding
 from batchd.ledger import Bitmap, Ledger, Tally, recover
-from batchd.model import BatchRecord, LineFile
+from batchd.metrics import Metrics
+from batchd.model import BatchRecord, LineFile, Progress
 from batchd.spool import Spool
 from batchd.states import UNFINISHED
 from batchd.writer import LedgerFile, Writer
 
 log = logging.getLogger(__name__)
 
-_DAMAGED = (
-    "the {name} file was damaged: every line that verified was kept, the others run again; the "
-    "damaged file stays beside it in the spool as {file_id}.damaged"
-)
+_NOTES = {
+    DamageKind.LEDGER_DAMAGED: (
+        "the {name} file was damaged: every line that verified was kept, the others run again; the "
+        "damaged file stays beside it in the spool as {file}.damaged"
+    ),
+    DamageKind.LEDGER_SHORT: (
+        "the {name} file was shorter than it had been: every line that verified was kept, the "
+        "others run again"
+    ),
+    DamageKind.LEDGER_MISSING: "the {name} file was gone: its lines run again",
+}
 
 
 class Recovery:
     """Opens runs."""
 
-    def __init__(self, spool: Spool, batches: Batches, runs: Runs, writer: Writer) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - its parts
+        self,
+        spool: Spool,
+        batches: Batches,
+        runs: Runs,
+        writer: Writer,
+        metrics: Metrics,
+        damage: Damage,
+    ) -> None:
         self._spool = spool
         self._batches = batches
         self._runs = runs
         self._writer = writer
+        self._metrics = metrics
+        self._damage = damage
 
     async def recover_all(self) -> None:
         """Open a run for every batch that was validated and is not terminal."""
-        disk = self._spool.disk
+        disk, began = self._spool.disk, asyncio.get_running_loop().time()
         distrust = await disk.run(self._spool.is_distrusted)
         for record in await self._batches.unfinished():
             if record.was_validated:
                 await self._open(record, distrust=distrust)
         if distrust:
+            self._damage.tell(Finding(kind=DamageKind.SYNC_FAILED, path="sync-failed"))
             await disk.run(self._spool.trust_again)
+        ledgers = [run.ledger for run in self._runs]
+        if ledgers:
+            log.info(
+                "ledgers_read",
+                extra={
+                    "batches": len(ledgers),
+                    "lines": sum(ledger.total - ledger.missing for ledger in ledgers),
+                    "bytes": sum(ledger.end(which) for ledger in ledgers for which in LineFile),
+                    "seconds": round(asyncio.get_running_loop().time() - began, 3),
+                },
+            )
 
     async def open(self, batch_id: str) -> None:
         """Open the run of one batch, if it is to run and does not yet."""
@@ -54,13 +88,10 @@ class Recovery:
 
     async def _open(self, record: BatchRecord, *, distrust: bool) -> None:
         work = _Reading(self._spool, self._spool.disk, record, distrust=distrust)
-        damaged = await self._spool.disk.run(work.read)
-        for which, file_id in damaged:
-            log.error("ledger_damaged", extra={"batch": record.id, "file": file_id})
-            await self._batches.add_note(
-                record.id, _DAMAGED.format(name=which.value, file_id=file_id)
-            )
-        ledger = Ledger(self._writer, work.files, work.done, work.tally)
+        damaged = await self._read(work)
+        ledger = Ledger(self._writer, work.files, work.done, work.tally, self._metrics)
+        if damaged:
+            await self._say(record, ledger, damaged)
         run = Run(record, work.tag, ledger)
         self._runs.add(run)
         if work.tally.lines:
@@ -68,6 +99,35 @@ class Recovery:
                 "batch_recovered",
                 extra={"batch": record.id, "done": work.tally.lines, "total": ledger.total},
             )
+
+    async def _read(self, work: "_Reading") -> dict[LineFile, Finding]:
+        """A disk that fails here ends the process; the next start must know that it did."""
+        disk = self._spool.disk
+        try:
+            return await disk.run(work.read)
+        except OSError as error:
+            if not is_full(error):
+                # Perhaps a sync: the page cache shows then what the disk will never have.
+                with contextlib.suppress(OSError):
+                    await disk.run(self._spool.distrust)
+            raise
+
+    async def _say(
+        self, record: BatchRecord, ledger: Ledger, damaged: dict[LineFile, Finding]
+    ) -> None:
+        """Say what was mended; the row must know the new ends, or the next start says it again."""
+        for finding in damaged.values():
+            self._damage.tell(finding)
+        await self._batches.checkpoint(
+            record.id,
+            Progress(ledger.counts, ledger.usage),
+            output_end=ledger.end(LineFile.OUTPUT),
+            error_end=ledger.end(LineFile.ERROR),
+            notes=[
+                _NOTES[finding.kind].format(name=which.value, file=finding.file)
+                for which, finding in damaged.items()
+            ],
+        )
 
 
 class _Reading:
@@ -83,9 +143,9 @@ class _Reading:
         self.tally = Tally()
         self.files: dict[LineFile, LedgerFile] = {}
 
-    def read(self) -> list[tuple[LineFile, str]]:
-        """Read both files back; which of them were damaged."""
-        damaged: list[tuple[LineFile, str]] = []
+    def read(self) -> dict[LineFile, Finding]:
+        """Read both files back; what was damaged."""
+        damaged: dict[LineFile, Finding] = {}
         record = self._record
         for which, file_id, known_end in (
             (LineFile.OUTPUT, record.output_file_id, record.output_end),
@@ -93,9 +153,11 @@ class _Reading:
         ):
             if file_id is None:
                 raise SpoolError(f"unfinished batch {record.id} has lost its {which} file's id")
+            path = self._spool.file(file_id)
+            size = self._disk.size(path)
             found = recover(
                 self._disk,
-                self._spool.file(file_id),
+                path,
                 which,
                 tag=self.tag,
                 known_end=known_end,
@@ -103,7 +165,21 @@ class _Reading:
                 done=self.done,
                 tally=self.tally,
             )
-            self.files[which] = LedgerFile(self._spool.file(file_id), found.end)
+            self.files[which] = LedgerFile(path, found.end)
             if found.damaged:
-                damaged.append((which, file_id))
+                damaged[which] = Finding(
+                    kind=_kind(size, known_end),
+                    path=f"files/{file_id}",
+                    file=file_id,
+                    batch=record.id,
+                    offset=found.bad_at,
+                    expected=known_end,
+                    found=size,
+                )
         return damaged
+
+
+def _kind(size: int | None, known_end: int) -> DamageKind:
+    if size is None:
+        return DamageKind.LEDGER_MISSING
+    return DamageKind.LEDGER_SHORT if size < known_end else DamageKind.LEDGER_DAMAGED

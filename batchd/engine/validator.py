@@ -16,9 +16,10 @@ from batchd.bell import Bell
 from batchd.closing import missing_input
 from batchd.config import BatchesConfig
 from batchd.engine.inspection import Inspection, Rules, Stopped, Verdict
-from batchd.errors import InvalidRequest, NoRoom
+from batchd.errors import FileCorrupt, InvalidRequest, NoRoom
 from batchd.files import Files
 from batchd.model import BatchRecord, LineError
+from batchd.room import Room
 from batchd.spool import Spool
 from batchd.states import BatchStatus
 
@@ -44,6 +45,7 @@ class Validator:
         batches: Batches,
         files: Files,
         spool: Spool,
+        room: Room,
         models: Models,
         config: BatchesConfig,
         bell: Bell,
@@ -51,6 +53,7 @@ class Validator:
         self._batches = batches
         self._files = files
         self._spool = spool
+        self._room = room
         self._models = models
         self._config = config
         self._bell = bell
@@ -65,7 +68,7 @@ class Validator:
                 statuses = await self._batches.statuses()
                 self._stop_unwanted(statuses)
                 for batch_id, status in statuses.items():
-                    if len(self._running) >= _AT_ONCE:
+                    if len(self._running) >= _AT_ONCE or self._room.is_full:
                         break
                     if status is BatchStatus.VALIDATING and batch_id not in self._running:
                         self._running[batch_id] = None
@@ -100,8 +103,9 @@ class Validator:
             self._bell.ring()
 
     async def _validate_record(self, record: BatchRecord) -> None:
-        if not await self._take_hold(record):
-            self._log(await self._batches.rejected(record.id, [missing_input(record)]))
+        fault = await self._take_hold(record)
+        if fault is not None:
+            self._log(await self._batches.rejected(record.id, [fault]))
             return
         verdict = await self._inspect(record)
         if verdict.errors:
@@ -114,14 +118,17 @@ class Validator:
         if ended is None or ended.status is BatchStatus.FAILED:
             await self._spool.disk.run(self._spool.release, record.id)
 
-    async def _take_hold(self, record: BatchRecord) -> bool:
-        """Link the input, if this owner has such a file."""
+    async def _take_hold(self, record: BatchRecord) -> LineError | None:
+        """Link the input, if this owner has such a file; else why not."""
         try:
-            await self._files.get(record.owner, record.input_file_id)
+            # Its size is looked at: a file that was cut at a line's end would lose lines unseen.
+            await self._files.find_bytes(record.owner, record.input_file_id)
             await self._spool.disk.run(self._spool.hold, record.input_file_id, record.id)
+        except FileCorrupt as error:
+            return LineError("file_corrupt", str(error), "file_id")
         except (InvalidRequest, FileNotFoundError):
-            return False
-        return True
+            return missing_input(record)
+        return None
 
     async def _inspect(self, record: BatchRecord) -> Verdict:
         config = self._config

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from batchd.batches import Batches
-from batchd.errors import NoRoom, NotFound
+from batchd.errors import FileCorrupt, NoRoom, NotFound
 from batchd.files import Files
 from batchd.inbox import refusals
 from batchd.inbox.directories import RESULTS, SUFFIX, Directories
@@ -50,7 +50,7 @@ class Delivery:
             try:
                 await self._deliver(directories, claim)
                 self._complaints.pop(claim.batch_id, None)
-            except (OSError, NoRoom) as error:
+            except (OSError, NoRoom, FileCorrupt) as error:
                 all_well = False
                 self._complain(claim, str(error))
         return all_well

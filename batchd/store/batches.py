@@ -57,7 +57,11 @@ CHECKPOINT = """
 UPDATE batch SET counts = :counts, usage = :usage, output_end = :output_end, error_end = :error_end
 WHERE id = :id AND status IN ('in_progress', 'finalizing', 'cancelling')
 """
-ADD_NOTE = "UPDATE batch SET notes = json_insert(notes, '$[#]', :note) WHERE id = :id"
+# What was said once is not said again.
+ADD_NOTE = """
+UPDATE batch SET notes = json_insert(notes, '$[#]', :note)
+WHERE id = :id AND NOT EXISTS (SELECT 1 FROM json_each(batch.notes) WHERE value = :note)
+"""
 
 _JSON: Mapping[str, object] = {
     "metadata": dict[str, str] | None,
@@ -101,30 +105,31 @@ async def checkpoint(  # noqa: PLR0913 - one row's cached columns
 
 
 async def add_note(tx: aiosqlite.Connection, batch_id: str, note: str) -> None:
+    """Add a note, unless the batch has it."""
     await tx.execute(ADD_NOTE, {"id": batch_id, "note": note})
 
 
 async def current(tx: aiosqlite.Connection, batch_id: str) -> BatchRecord | None:
     """The row as this transaction sees it, whoever owns it."""
     rows = [dict(row) for row in await tx.execute_fetchall(FIND, {"id": batch_id})]
-    return _record(rows[0]) if rows else None
+    return record_of(rows[0]) if rows else None
 
 
 async def get(db: Database, owner: str, batch_id: str) -> BatchRecord | None:
     row = await db.row(GET, {"id": batch_id, "owner": owner})
-    return _record(row) if row else None
+    return record_of(row) if row else None
 
 
 async def find(db: Database, batch_id: str) -> BatchRecord | None:
     """The row, whoever owns it: for the engine."""
     row = await db.row(FIND, {"id": batch_id})
-    return _record(row) if row else None
+    return record_of(row) if row else None
 
 
 async def page(db: Database, owner: str, *, after: int | None, limit: int) -> list[BatchRecord]:
     """Up to ``limit`` batches, newest first, behind the sequence number ``after``."""
     rows = await db.rows(LIST, {"owner": owner, "after": after, "limit": limit})
-    return [_record(row) for row in rows]
+    return [record_of(row) for row in rows]
 
 
 async def seq_of(db: Database, owner: str, batch_id: str) -> int | None:
@@ -134,7 +139,7 @@ async def seq_of(db: Database, owner: str, batch_id: str) -> int | None:
 
 async def unfinished(db: Database) -> list[BatchRecord]:
     """Every batch that is not terminal, oldest first."""
-    return [_record(row) for row in await db.rows(UNFINISHED, {})]
+    return [record_of(row) for row in await db.rows(UNFINISHED, {})]
 
 
 async def statuses(db: Database) -> dict[str, BatchStatus]:
@@ -143,7 +148,7 @@ async def statuses(db: Database) -> dict[str, BatchStatus]:
 
 
 async def overdue(db: Database, now: int) -> list[BatchRecord]:
-    return [_record(row) for row in await db.rows(OVERDUE, {"now": now})]
+    return [record_of(row) for row in await db.rows(OVERDUE, {"now": now})]
 
 
 async def next_window_end(db: Database) -> int | None:
@@ -164,7 +169,8 @@ def _json(value: object) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
-def _record(row: Row) -> BatchRecord:
+def record_of(row: Row) -> BatchRecord:
+    """``msgspec.MsgspecError`` if the row is no record."""
     for name, kind in _JSON.items():
         text = row[name]
         if text is not None:

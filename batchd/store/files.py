@@ -6,36 +6,36 @@ import msgspec
 from batchd.model import FileRecord
 from batchd.store.database import Database, Row
 
-_LIVE = "deleted_at IS NULL AND (expires_at IS NULL OR expires_at > :now)"
+LIVE = "deleted_at IS NULL AND (expires_at IS NULL OR expires_at > :now)"
 
 INSERT = """
 INSERT INTO file (id, owner, filename, purpose, bytes, sha256, created_at, expires_at)
 VALUES (:id, :owner, :filename, :purpose, :bytes, :sha256, :created_at, :expires_at)
 """
-GET = f"SELECT * FROM file WHERE id = :id AND owner = :owner AND {_LIVE}"  # noqa: S608 - a constant
+GET = f"SELECT * FROM file WHERE id = :id AND owner = :owner AND {LIVE}"  # noqa: S608 - a constant
 # Newest first; seq breaks ties and never goes back.
 LIST_DESC = f"""
 SELECT * FROM file
 WHERE owner = :owner AND (:purpose IS NULL OR purpose = :purpose)
-  AND (:after IS NULL OR seq < :after) AND {_LIVE}
+  AND (:after IS NULL OR seq < :after) AND {LIVE}
 ORDER BY seq DESC LIMIT :limit
 """  # noqa: S608 - a constant
 LIST_ASC = f"""
 SELECT * FROM file
 WHERE owner = :owner AND (:purpose IS NULL OR purpose = :purpose)
-  AND (:after IS NULL OR seq > :after) AND {_LIVE}
+  AND (:after IS NULL OR seq > :after) AND {LIVE}
 ORDER BY seq ASC LIMIT :limit
 """  # noqa: S608 - a constant
 # Tombstones count: a cursor outlives its object.
 SEQ_OF = "SELECT seq FROM file WHERE id = :id AND owner = :owner"
-DELETE = f"UPDATE file SET deleted_at = :now WHERE id = :id AND owner = :owner AND {_LIVE}"  # noqa: S608 - a constant
+DELETE = f"UPDATE file SET deleted_at = :now WHERE id = :id AND owner = :owner AND {LIVE}"  # noqa: S608 - a constant
 EXPIRED = """
 SELECT id FROM file
 WHERE deleted_at IS NULL AND expires_at IS NOT NULL AND expires_at <= :now LIMIT :limit
 """
 BURY = "UPDATE file SET deleted_at = :now WHERE id = :id AND deleted_at IS NULL"
 HAS_LIVE_ROW = "SELECT 1 AS found FROM file WHERE id = :id AND deleted_at IS NULL"
-IS_LIVE = f"SELECT 1 FROM file WHERE id = :id AND {_LIVE}"  # noqa: S608 - a constant
+IS_LIVE = f"SELECT 1 FROM file WHERE id = :id AND {LIVE}"  # noqa: S608 - a constant
 
 
 async def insert(tx: aiosqlite.Connection, record: FileRecord) -> None:
@@ -61,7 +61,7 @@ async def is_live(tx: aiosqlite.Connection, file_id: str, now: int) -> bool:
 
 async def get(db: Database, owner: str, file_id: str, now: int) -> FileRecord | None:
     row = await db.row(GET, {"id": file_id, "owner": owner, "now": now})
-    return _record(row) if row else None
+    return record_of(row) if row else None
 
 
 async def page(  # noqa: PLR0913 - the parameters of a list
@@ -79,7 +79,7 @@ async def page(  # noqa: PLR0913 - the parameters of a list
         LIST_ASC if ascending else LIST_DESC,
         {"owner": owner, "purpose": purpose, "after": after, "limit": limit, "now": now},
     )
-    return [_record(row) for row in rows]
+    return [record_of(row) for row in rows]
 
 
 async def seq_of(db: Database, owner: str, file_id: str) -> int | None:
@@ -97,5 +97,6 @@ async def has_live_row(db: Database, file_id: str) -> bool:
     return await db.row(HAS_LIVE_ROW, {"id": file_id}) is not None
 
 
-def _record(row: Row) -> FileRecord:
+def record_of(row: Row) -> FileRecord:
+    """``msgspec.ValidationError`` if the row is no record."""
     return msgspec.convert(row, FileRecord)

@@ -10,7 +10,11 @@ at fixed offsets, without a JSON parser. A line is compared as bytes, never as n
 ``a`` in the hex is damage too.
 """
 
+import re
+import struct
 import zlib
+from binascii import hexlify, unhexlify
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -21,6 +25,8 @@ _TAG_END = len(_HEAD) + 8
 _INDEX_END = _TAG_END + 8
 _CRC_END = _INDEX_END + 8
 _AFTER_ID = b'","custom_id":'
+_END = b"}\n"
+_is_hex = re.compile(rb"[0-9a-f]*").fullmatch
 
 EXPIRED = b'{"code":"batch_expired","message":"This request could not be executed before the completion window expired."}'  # noqa: E501 - bytes of the contract
 CANCELLED = b'{"code":"batch_cancelled","message":"The batch was cancelled before this request was executed."}'  # noqa: E501 - one literal, compared with file bytes
@@ -100,11 +106,42 @@ def check_result_line(tag: bytes, line: bytes) -> int | None:
     if not head.startswith(_HEAD) or head[len(_HEAD) : _TAG_END] != tag:
         return None
     rest = line[_CRC_END:]
-    if not rest.startswith(_AFTER_ID) or not rest.endswith(b"}\n"):
+    if not rest.startswith(_AFTER_ID) or not rest.endswith(_END):
         return None
     if line[_INDEX_END:_CRC_END] != b"%08x" % zlib.crc32(rest, zlib.crc32(head)):
         return None
-    return int(head[_TAG_END:], 16)
+    index = head[_TAG_END:]
+    return int(index, 16) if _is_hex(index) else None
+
+
+def check_result_lines(tag: bytes, lines: Sequence[bytes]) -> list[int | None]:
+    """``check_result_line`` of each: at twice the speed if none is bad."""
+    start = _HEAD + tag
+    if all(
+        line.startswith(start) and line.startswith(_AFTER_ID, _CRC_END) and line.endswith(_END)
+        for line in lines
+    ):
+        crc32, numbers = zlib.crc32, struct.Struct(f">{len(lines)}I")
+        sums = [crc32(line[_CRC_END:], crc32(line[:_INDEX_END])) for line in lines]
+        indexes = b"".join([line[_TAG_END:_INDEX_END] for line in lines])
+        found = b"".join([line[_INDEX_END:_CRC_END] for line in lines])
+        if found == hexlify(numbers.pack(*sums)) and _is_hex(indexes):
+            return list(numbers.unpack(unhexlify(indexes)))
+    return [check_result_line(tag, line) for line in lines]
+
+
+def check_long_result_line(tag: bytes, pieces: Iterator[bytes]) -> int | None:
+    """``check_result_line`` of a line in pieces of at least 64 bytes, never whole in memory."""
+    first = next(pieces)
+    crc, end = zlib.crc32(first[_CRC_END:], zlib.crc32(first[:_INDEX_END])), first[-2:]
+    for piece in pieces:
+        crc, end = zlib.crc32(piece, crc), (end + piece[-2:])[-2:]
+    if not first.startswith(_HEAD + tag) or not first.startswith(_AFTER_ID, _CRC_END):
+        return None
+    if end != _END or first[_INDEX_END:_CRC_END] != b"%08x" % crc:
+        return None
+    index = first[_TAG_END:_INDEX_END]
+    return int(index, 16) if _is_hex(index) else None
 
 
 def is_never_run(line: bytes) -> bool:
@@ -149,12 +186,12 @@ def custom_id(line: bytes) -> str:
 Count = int | None
 
 
-class _Details(msgspec.Struct, frozen=True):
+class _Details(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: Count = 0
     reasoning_tokens: Count = 0
 
 
-class _Tokens(msgspec.Struct, frozen=True):
+class _Tokens(msgspec.Struct, frozen=True, gc=False):
     """Both spellings of usage: chat completions' and /v1/responses'."""
 
     prompt_tokens: Count = 0
@@ -183,9 +220,24 @@ class _ResultLine(msgspec.Struct, frozen=True):
     response: _Response
 
 
+class _CountedAnswer(msgspec.Struct, frozen=True, gc=False):
+    usage: _Tokens | None = None
+
+
+class _CountedResponse(msgspec.Struct, frozen=True, gc=False):
+    body: _CountedAnswer
+
+
+class _CountedLine(msgspec.Struct, frozen=True, gc=False):
+    """A result line whose usage is as it should be."""
+
+    response: _CountedResponse
+
+
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_result = msgspec.json.Decoder(_ResultLine).decode
 _decode_tokens = msgspec.json.Decoder(_Tokens).decode
+_decode_counted = msgspec.json.Decoder(_CountedLine).decode_lines
 
 NO_DETAILS = _Details()
 
@@ -206,18 +258,35 @@ def result_usage(line: bytes) -> Usage:
         return NO_USAGE  # the line stands: it was an object when it came, and its checksum is right
 
 
+def summed_usage(lines: Sequence[bytes]) -> Usage:
+    """The sum of ``result_usage`` of each, at twice the speed if all is as it should be."""
+    try:
+        found = _decode_counted(b"".join(lines))
+    except (msgspec.MsgspecError, RecursionError):
+        found = []
+    if len(found) != len(lines):
+        return sum(map(result_usage, lines), NO_USAGE)
+    tokens = [line.response.body.usage for line in found]
+    counts = [_counts(one) for one in tokens if one is not None]
+    return Usage(*map(sum, zip(*counts, strict=True)))
+
+
 def _usage(raw: msgspec.Raw) -> Usage:
     if raw is _ABSENT:
         return NO_USAGE
     try:
-        tokens = _decode_tokens(raw)
+        return Usage(*_counts(_decode_tokens(raw)))
     except msgspec.MsgspecError:
         return NO_USAGE  # a server's own idea of usage is no reason to fail an answer
+
+
+def _counts(tokens: _Tokens) -> tuple[int, int, int, int, int]:
+    """What ``Usage`` holds, in its order."""
     sent = tokens.prompt_tokens_details or tokens.input_tokens_details or NO_DETAILS
     made = tokens.completion_tokens_details or tokens.output_tokens_details or NO_DETAILS
     input_tokens = _whole(tokens.prompt_tokens) or _whole(tokens.input_tokens)
     output_tokens = _whole(tokens.completion_tokens) or _whole(tokens.output_tokens)
-    return Usage(
+    return (
         input_tokens,
         _whole(sent.cached_tokens),
         output_tokens,
@@ -228,4 +297,4 @@ def _usage(raw: msgspec.Raw) -> Usage:
 
 def _whole(count: Count) -> int:
     """A count as one that sums may hold; a number below zero would make them go back."""
-    return max(0, count or 0)
+    return count if count and count > 0 else 0

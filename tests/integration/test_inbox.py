@@ -223,14 +223,14 @@ async def test_a_full_disk_is_no_reason_to_reject(
     door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("batchd.inbox.intake._RETRY", 0.05)
-    door.parts.has_room = False
+    door.parts.room.note_full()
     door.drop("a.jsonl")
     await until(lambda: "inbox_waits" in caplog.text)
     found, _ = await door.parts.files.page(
         LOCAL_OWNER, purpose=None, after=None, limit=9, ascending=True
     )
     assert len(found) <= 1, "each try leaves a file"
-    door.parts.has_room = True
+    await asyncio.to_thread(door.parts.room.look)
     await door.until_there("done/a.jsonl")
     assert caplog.text.count("inbox_waits") == 1
     assert len(await door.batches()) == 1
@@ -393,6 +393,29 @@ async def test_a_result_file_that_was_deleted_does_not_hold_up_the_rest(
     async with running(parts, tmp_path / "inbox") as door:
         await door.until_there("outbox/a.status.json")
     assert door.names("outbox") == ["a.errors.jsonl", "a.status.json"]
+
+
+async def test_results_that_are_damaged_wait_until_they_are_restored(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("batchd.inbox.door._REDELIVER", 0.05)
+    door.drop("a.jsonl")
+    await door.until_there("done/a.jsonl")
+    [batch] = await door.batches()
+    output = door.parts.spool.file(str(batch.output_file_id))
+    size = door.parts.spool.disk.size
+
+    def gone(path: Path) -> int | None:
+        return None if path == output else size(path)
+
+    monkeypatch.setattr(door.parts.spool.disk, "size", gone)
+    await door.finish(batch, b"answers\n")
+    await until(lambda: "inbox_delivery_waits" in caplog.text)
+    assert door.names("outbox") == []
+    monkeypatch.setattr(door.parts.spool.disk, "size", size)
+    await door.until_there("outbox/a.status.json")
+    assert door.names("outbox") == ["a.output.jsonl", "a.status.json"]
+    assert caplog.text.count("damage_found") == 1
 
 
 async def test_an_outbox_without_room_is_tried_again(

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
+from tests.support import mutants
 from tests.support.model_server import bind
 
 READY_WITHIN = 20.0
@@ -31,7 +32,7 @@ class BatchdProcess:
 
     ``settings`` are merged section by section over what a test needs. ``prefix`` is put before the
     command (``strace -f …``); signals go to the whole process group. ``program`` is what Python
-    runs: batchd itself, or a module that alters it first.
+    runs: batchd as it is shipped or as the session is to be run (``mutants``), if nothing is given.
     """
 
     def __init__(  # noqa: PLR0913 - how it is started, all by name
@@ -42,7 +43,7 @@ class BatchdProcess:
         settings: Mapping[str, object] | None = None,
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
-        program: Sequence[str] = ("-m", "batchd"),
+        program: Sequence[str] | None = None,
     ) -> None:
         self.directory = directory
         self.state = directory / "state"
@@ -50,7 +51,7 @@ class BatchdProcess:
         self.config = directory / "config.toml"
         self.environment = dict(environment or {})
         self.prefix = list(prefix)
-        self.program = list(program)
+        self.program = list(program or mutants.program(mutants.chosen()))
         self._process: subprocess.Popen[bytes] | None = None
         with bind() as reserved:
             self.port: int = reserved.getsockname()[1]

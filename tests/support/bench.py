@@ -22,7 +22,9 @@ class Bench:
         self.backend = backend
         self.runs = Runs(parts.batches.live)
         self.inputs = Inputs(parts.spool)
-        self.recovery = Recovery(parts.spool, parts.batches, self.runs, parts.writer)
+        self.recovery = Recovery(
+            parts.spool, parts.batches, self.runs, parts.writer, parts.metrics, parts.damage
+        )
         self.drained = 0
         self.runner = Runner(
             self.runs,

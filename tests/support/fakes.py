@@ -63,6 +63,7 @@ class TroubledDisk(HastyDisk):
     def __init__(self) -> None:
         self.log: list[str] = []
         self.room: int | None = None
+        self.looks = 0  # at the free room
         self.fails: dict[str, OSError] = {}
         self.before_sync: Callable[[], None] = lambda: None
 
@@ -91,6 +92,7 @@ class TroubledDisk(HastyDisk):
         super().truncate(descriptor, size)
 
     def free(self, path: Path) -> int:
+        self.looks += 1
         return super().free(path) if self.room is None else self.room
 
     def _fail(self, operation: str) -> None:

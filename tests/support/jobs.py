@@ -99,6 +99,20 @@ class Jobs:
     def delete_file(self, file_id: str) -> JsonObject:
         return self._object("DELETE", f"/v1/files/{file_id}")
 
+    def batches(self) -> list[JsonObject]:
+        """The twenty newest batches, newest first."""
+        return cast("list[JsonObject]", self._object("GET", "/v1/batches")["data"])
+
+    def file_ids(self) -> set[str]:
+        """The ids of all files (of up to ten thousand), not held against any schema."""
+        status, text = self._ask("GET", "/v1/files?limit=10000", None, "")
+        assert status == 200, text
+        return {str(file["id"]) for file in json.loads(text)["data"]}
+
+    def page(self, kind: str, query: str = "") -> list[JsonObject]:
+        """One page of ``files`` or ``batches``."""
+        return list(self._object("GET", f"/v1/{kind}", query=f"?limit=100&{query}")["data"])
+
     def content(self, file_id: str | None) -> bytes | None:
         """A result file's bytes; None for a file that is not there."""
         if file_id is None:
@@ -138,9 +152,15 @@ class Jobs:
         return Account(input=data, output=output, errors=errors, batch=batch)
 
     def _object(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "application/json",
+        *,
+        query: str = "",
     ) -> JsonObject:
-        status, text = self._ask(method, path, body, kind)
+        status, text = self._ask(method, path + query, body, kind)
         onwire.check_response(method, path, status, text)
         if status != 200:
             raise Refused(status, json.loads(text)["error"])

@@ -7,10 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 from batchd.batches import Batches
+from batchd.damage import Damage
 from batchd.disk import Disk
 from batchd.files import Files
 from batchd.jsonl import IndexWriter
+from batchd.metrics import Metrics
 from batchd.model import LOCAL_OWNER, BatchRecord, FileRecord, NewBatch
+from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store.database import Database
 from batchd.writer import Writer
@@ -35,19 +38,30 @@ def requests(names: str, *, size: int = 0) -> bytes:
 class Parts:
     """What the engine and the doors stand on."""
 
-    def __init__(self, spool: Spool, database: Database, writer: Writer, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - all that a test wants to reach
+        self,
+        spool: Spool,
+        room: Room,
+        metrics: Metrics,
+        database: Database,
+        writer: Writer,
+        clock: Clock,
+    ) -> None:
         self.spool = spool
+        self.room = room
+        self.metrics = metrics
+        self.damage = Damage(metrics)
         self.database = database
         self.writer = writer
         self.clock = clock
         self.rings = 0
         self.draws = Draws()
-        self.has_room = True
         self.files = Files(
             database,
             spool,
             max_size=1 << 20,
-            reserve=0,
+            room=room,
+            damage=self.damage,
             lifetime=30 * 86400,
             now=clock,
             draw=self.draws,
@@ -55,7 +69,7 @@ class Parts:
         self.batches = Batches(
             database,
             self.files,
-            has_room=lambda: self.has_room,
+            room=room,
             now=clock,
             draw=self.draws,
             ring=self._ring,
@@ -128,12 +142,13 @@ async def opened(
 ) -> AsyncGenerator[Parts]:
     """The parts on ``directory``; whatever ends batchd fails the test."""
     spool = Spool(directory, disk or HastyDisk())
+    room, metrics = Room(spool.disk, directory, reserve=0), Metrics()
     await asyncio.to_thread(spool.prepare)
     async with (
-        Database.opened(spool.database, no_accident) as database,
-        Writer(spool.disk, directory, 0, no_accident).running() as writer,
+        Database.opened(spool.database, no_accident, room.make_room) as database,
+        Writer(spool.disk, room, metrics, no_accident).running() as writer,
     ):
-        yield Parts(spool, database, writer, clock or Clock())
+        yield Parts(spool, room, metrics, database, writer, clock or Clock())
 
 
 async def parts_in(directory: Path) -> AsyncIterator[Parts]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batchd.disk import Disk, is_full
+from batchd.disk import Disk, cannot_link, filesystem, is_full, make_like
 
 
 @pytest.fixture
@@ -29,6 +29,36 @@ def test_only_room_is_a_pause(number: int, full: bool) -> None:
     assert is_full(OSError(number, "")) == full
 
 
+def test_a_copy_does_where_a_link_cannot_be_made() -> None:
+    assert cannot_link(OSError(errno.EXDEV, ""))
+    assert not cannot_link(OSError(errno.EIO, ""))
+
+
+def test_a_filesystem_is_known_by_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert filesystem(Path("/proc")) == "proc"
+    device, mounts = tmp_path.stat().st_dev, tmp_path / "mountinfo"
+    monkeypatch.setattr("batchd.disk._MOUNTS", mounts)
+    assert filesystem(tmp_path) is None
+    mounts.write_bytes(
+        b"22 27 0:21 / /proc rw,relatime - proc proc rw\n"
+        b"30 27 %d:%d / /a\\040b\xff rw shared:5 master:1 - xfs /dev/x rw\n"
+        % (os.major(device), os.minor(device))
+    )
+    assert filesystem(tmp_path) == "xfs"
+    mounts.write_text("22 27 0:21 / /proc rw,relatime - proc proc rw\n")
+    assert filesystem(tmp_path) is None
+
+
+def test_what_is_made_like_another_has_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "old").touch(mode=0o604)
+    (tmp_path / "old").chmod(0o604)
+    with (tmp_path / "new").open("xb") as new:
+        make_like(new.fileno(), (tmp_path / "old").stat())
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "old").stat().st_mode
+
+
 def test_appends_go_behind_what_is_there(disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "a"
     assert disk.size(path) is None
@@ -45,6 +75,16 @@ def test_appends_go_behind_what_is_there(disk: Disk, tmp_path: Path) -> None:
     disk.close(descriptor)
     with disk.open_read(path) as file:
         assert file.read() == b"one!"
+
+
+def test_what_is_allocated_takes_up_room(disk: Disk, tmp_path: Path) -> None:
+    disk.allocate(tmp_path / "a", 100_000)
+    found = (tmp_path / "a").stat()
+    assert found.st_size == 100_000
+    assert found.st_blocks * 512 >= 100_000
+    assert found.st_mode & 0o777 & ~0o640 == 0
+    with pytest.raises(FileExistsError):
+        disk.allocate(tmp_path / "a", 1)
 
 
 def test_a_symbolic_link_is_not_followed(disk: Disk, tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchd.damage import Damage
 from batchd.disk import Disk
-from batchd.errors import BatchdError, InvalidRequest, NoRoom, NotFound, TooLarge
+from batchd.errors import BatchdError, FileCorrupt, InvalidRequest, NoRoom, NotFound, TooLarge
 from batchd.files import Files, clean_filename
+from batchd.metrics import Metrics
 from batchd.model import FileRecord
+from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store.database import Database
 
@@ -50,7 +53,8 @@ def make(database: Database, spool: Spool, clock: Clock, *, reserve: int = 0) ->
         database,
         spool,
         max_size=1000,
-        reserve=reserve,
+        room=Room(spool.disk, spool.directory, reserve=reserve),
+        damage=Damage(Metrics()),
         lifetime=500,
         now=clock,
         draw=secrets.token_bytes,
@@ -190,9 +194,32 @@ async def test_a_file_expires_at_its_second(files: Files, clock: Clock, spool: S
     assert await files.remove_expired() == 0
 
 
-async def test_a_row_without_its_bytes_is_no_file_to_download(files: Files, spool: Spool) -> None:
+@pytest.mark.parametrize(
+    ("left", "words"), [(None, "is missing; it had 2 bytes"), (b"{", "has 1 bytes instead of 2")]
+)
+async def test_a_row_without_its_bytes_is_damage_and_is_said_once(
+    files: Files, spool: Spool, caplog: pytest.LogCaptureFixture, left: bytes | None, words: str
+) -> None:
     record = await create(files, b"{}")
     spool.file(record.id).unlink()
+    if left is not None:
+        spool.file(record.id).write_bytes(left)
+    for _ in range(2):
+        with pytest.raises(FileCorrupt) as caught:
+            await files.find_bytes("local", record.id)
+        assert f"The bytes of file {record.id} are damaged: it {words}. Run" in str(caught.value)
+    assert [entry.message for entry in caplog.records] == ["damage_found"]
+
+
+async def test_a_file_that_goes_while_its_bytes_are_looked_for_is_no_damage(
+    files: Files, spool: Spool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = await create(files, b"{}", expires_after=100)
+
+    def swept(_: Path) -> None:
+        clock.instant += 100
+
+    monkeypatch.setattr(spool.disk, "size", swept)
     with pytest.raises(NotFound):
         await files.find_bytes("local", record.id)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchd.jsonl import IndexedLines, IndexWriter, lines
+from batchd.jsonl import IndexedLines, IndexWriter, entries, line_groups, lines
 
 TEXT = st.lists(
     st.sampled_from([b"a", b"\n", b"\r\n", b"\r", "\u2028\x85é".encode(), b"bcdefg"]), max_size=60
@@ -37,6 +37,20 @@ def test_lines_are_what_split_finds(data: bytes, piece: int, sizes: list[int]) -
     ]
     assert len(texts) == data.count(b"\n") + (data[-1:] not in (b"", b"\n"))
     assert all(data[at : at + len(text)] == text for at, text in found)
+
+
+@given(TEXT, st.integers(1, 9), st.lists(st.integers(1, 9), max_size=30))
+def test_a_group_is_a_piece_of_lines_at_most_and_what_was_begun(
+    data: bytes, piece: int, sizes: list[int]
+) -> None:
+    groups = list(line_groups(Dribble(data, sizes), piece))
+    longest = max((len(text) for _, group in groups for text in group), default=0)
+    offset = 0
+    for at, group in groups:
+        assert at == offset
+        assert 0 < len(b"".join(group)) <= longest + piece
+        offset += len(b"".join(group))
+    assert b"".join(b"".join(group) for _, group in groups) == data
 
 
 def test_a_line_of_many_pieces_is_one_line() -> None:
@@ -74,6 +88,17 @@ def test_an_index_finds_every_line(paths: tuple[Path, Path]) -> None:
     indexed.close()
 
 
+def test_the_entries_of_an_index_can_be_read_in_order(paths: tuple[Path, Path]) -> None:
+    texts = [b"%d" % number for number in range(10_000)]
+    write(paths, texts).close()
+    with paths[1].open("ab") as file:
+        file.write(b"half an entry"[:9])
+    found = list(entries(paths[1]))
+    assert [length for _, length in found] == [len(text) for text in texts]
+    data = paths[0].read_bytes()
+    assert [data[offset : offset + length] for offset, length in found] == texts
+
+
 def test_what_was_added_can_be_flushed_before_the_end(paths: tuple[Path, Path]) -> None:
     index = IndexWriter(paths[1])
     index.add(0, 5)
@@ -90,12 +115,37 @@ def test_a_file_without_lines_has_an_index_without_entries(paths: tuple[Path, Pa
     indexed.close()
 
 
+@pytest.mark.parametrize(("offset", "length"), [(8, 6), (13, 1), (1 << 63, 1), (0, (1 << 32) - 1)])
+def test_an_entry_that_is_not_in_the_input_is_noticed_before_it_is_read(
+    paths: tuple[Path, Path], offset: int, length: int
+) -> None:
+    """A damaged length must not cost memory, nor a damaged offset the daemon."""
+    write(paths, [b"first", b"second"]).close()
+    writer = IndexWriter(paths[1])
+    writer.add(offset, length)
+    writer.close()
+    indexed = IndexedLines(*paths)
+    for look in (indexed.length, indexed.read):
+        with pytest.raises(EOFError, match="behind the end of the input"):
+            look(0)
+    indexed.close()
+
+
 def test_an_input_that_was_cut_is_noticed(paths: tuple[Path, Path]) -> None:
     indexed = write(paths, [b"first", b"second"])
     os.truncate(paths[0], 8)
     assert indexed.read(0) == b"first"
     with pytest.raises(EOFError, match="before request line 1"):
         indexed.read(1)
+    indexed.close()
+
+
+def test_an_index_that_is_cut_while_it_is_open_is_noticed(paths: tuple[Path, Path]) -> None:
+    indexed = write(paths, [b"%d" % number for number in range(1000)])
+    os.truncate(paths[1], 16)
+    assert indexed.read(0) == b"0"
+    with pytest.raises(EOFError, match="the index ends before request line 900"):
+        indexed.read(900)
     indexed.close()
 
 

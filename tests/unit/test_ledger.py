@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchd.ledger import Bitmap, Ledger, Recovered, Tally, recover
+from batchd.metrics import Metrics
 from batchd.model import (
     NO_USAGE,
     Counts,
@@ -19,9 +21,11 @@ from batchd.model import (
     RequestLine,
     Usage,
 )
+from batchd.room import Room
 from batchd.wire.lines import CANCELLED, EXPIRED, INPUT_LOST, failure_line, never_run_line
 from batchd.wire.lines import reply_line as reply_to
 from batchd.writer import LedgerFile, Writer
+from tests.support.bad_sectors import SECTOR, WornDisk
 from tests.support.fakes import OK, REFUSED, HastyDisk
 
 TAG = b"0123abcd"
@@ -96,7 +100,7 @@ def test_a_file_that_was_never_made_is_empty_and_not_damaged(path: Path) -> None
 
 
 def test_a_file_that_has_vanished_is_damage(path: Path) -> None:
-    assert Reader(path).read(known_end=1) == Recovered(0, damaged=True)
+    assert Reader(path).read(known_end=1) == Recovered(0, damaged=True, bad_at=0)
 
 
 def test_a_torn_tail_is_cut_at_every_byte(path: Path) -> None:
@@ -122,7 +126,7 @@ def test_no_damaged_byte_is_ever_accepted(path: Path) -> None:
             found = reader.read(known_end=len(OUTPUT))
             kept = [line for number, line in enumerate(LINES) if number not in lost]
             assert path.read_bytes() == b"".join(kept)
-            assert found == Recovered(len(b"".join(kept)), damaged=True)
+            assert found == Recovered(len(b"".join(kept)), damaged=True, bad_at=ENDS[hit])
             assert reader.tally.completed == len(kept) == reader.done.count
             assert damaged_copy(path).read_bytes() == damaged
 
@@ -135,8 +139,67 @@ def test_a_bad_last_line_above_the_known_end_is_a_torn_tail(path: Path) -> None:
 
 
 def test_a_file_shorter_than_was_known_is_damage(path: Path) -> None:
-    path.write_bytes(OUTPUT[: ENDS[2]])
-    assert Reader(path).read(known_end=ENDS[3]) == Recovered(ENDS[2], damaged=True)
+    for cut in (ENDS[2], ENDS[2] + 7):
+        path.write_bytes(OUTPUT[:cut])
+        found = Reader(path).read(known_end=ENDS[3])
+        assert found == Recovered(ENDS[2], damaged=True, bad_at=ENDS[2])
+        assert path.read_bytes() == OUTPUT[: ENDS[2]]
+        # Where every byte that is left is good there is nothing to keep aside.
+        assert damaged_copy(path).exists() == (cut > ENDS[2])
+
+
+def test_good_lines_behind_a_hole_above_the_known_end_are_kept_and_nothing_is_reported(
+    path: Path,
+) -> None:
+    for known in (0, ENDS[1]):
+        hole = bytearray(OUTPUT)
+        hole[ENDS[1] : ENDS[1] + 40] = bytes(40)
+        path.write_bytes(hole)
+        reader = Reader(path)
+        kept = LINES[0] + LINES[2]
+        assert reader.read(known_end=known) == Recovered(len(kept), damaged=False)
+        assert path.read_bytes() == kept
+        assert reader.indexes == [0, 1]
+        assert sorted(item.name for item in path.parent.iterdir()) == [path.name]
+
+
+def test_a_hole_at_the_start_of_a_file_that_nobody_knew_is_no_damage(path: Path) -> None:
+    path.write_bytes(bytes(100) + b"\n" + LINES[1])
+    assert Reader(path).read() == Recovered(len(LINES[1]), damaged=False)
+    assert path.read_bytes() == LINES[1]
+
+
+def test_a_salvaged_file_that_is_read_again_before_its_row_knows_keeps_the_damaged_copy(
+    path: Path,
+) -> None:
+    damaged = LINES[0] + b"bad\n" + LINES[1]
+    path.write_bytes(damaged)
+    for _ in range(2):
+        found = Reader(path).read(known_end=len(damaged))
+        assert (found.end, found.damaged) == (ENDS[2], True)
+    assert damaged_copy(path).read_bytes() == damaged
+
+
+def test_a_sector_that_cannot_be_read_costs_the_lines_in_it_and_no_other(path: Path) -> None:
+    written = [output_line(index) for index in range(60)]
+    data = b"".join(written)
+    ends = list(accumulate(map(len, written)))
+    assert len(data) > 2 * SECTOR
+    for known_end, damaged in ((len(data), True), (max(e for e in ends if e <= SECTOR), False)):
+        path.write_bytes(data)
+        damaged_copy(path).unlink(missing_ok=True)
+        reader = Reader(path, total=60)
+        reader.disk = WornDisk(path, {1})
+        found = reader.read(known_end=known_end)
+        lost = {
+            index
+            for index, end in enumerate(ends)
+            if end > SECTOR and end - len(written[index]) < 2 * SECTOR
+        }
+        assert reader.indexes == [index for index in range(60) if index not in lost]
+        assert (found.damaged, damaged_copy(path).exists()) == (damaged, damaged)
+        kept = b"".join(line for index, line in enumerate(written) if index not in lost)
+        assert path.read_bytes() == kept
 
 
 def test_zeros_of_a_power_cut_are_cut_off(path: Path) -> None:
@@ -157,7 +220,8 @@ def test_distrust_copies_what_verifies_to_a_new_file(path: Path) -> None:
 def test_what_a_broken_off_salvage_left_is_no_hindrance(path: Path) -> None:
     path.write_bytes(b"bad\n" + OUTPUT)
     path.with_name(path.name + ".salvage").write_bytes(b"half a copy")
-    assert Reader(path).read() == Recovered(len(OUTPUT), damaged=True)
+    found = Reader(path).read(known_end=len(OUTPUT))
+    assert found == Recovered(len(OUTPUT), damaged=True, bad_at=0)
     assert path.read_bytes() == OUTPUT
 
 
@@ -198,16 +262,17 @@ class DyingDisk(HastyDisk):
 def test_a_salvage_that_is_killed_at_any_step_loses_nothing(
     path: Path, steps: int, distrust: bool
 ) -> None:
-    path.write_bytes(LINES[0] + b"bad\n" + LINES[1] + LINES[2])
+    damaged = LINES[0] + b"bad\n" + LINES[1] + LINES[2]
+    path.write_bytes(damaged)
     first = Reader(path)
     first.disk = DyingDisk(steps)
     with contextlib.suppress(InterruptedError):
-        first.read(distrust=distrust)
+        first.read(known_end=len(damaged), distrust=distrust)
     second = Reader(path)
-    assert second.read().end == len(OUTPUT)
+    assert second.read(known_end=len(damaged)).end == len(OUTPUT)
     assert path.read_bytes() == OUTPUT
     assert second.indexes == [0, 1, 2]
-    assert damaged_copy(path).read_bytes() == LINES[0] + b"bad\n" + LINES[1] + LINES[2]
+    assert damaged_copy(path).read_bytes() == damaged
 
 
 def test_a_line_counts_once_over_both_files(tmp_path: Path) -> None:
@@ -222,9 +287,11 @@ def test_a_line_counts_once_over_both_files(tmp_path: Path) -> None:
 
 
 def test_a_line_that_stands_twice_in_a_file_is_kept_once(path: Path) -> None:
-    path.write_bytes(LINES[0] + LINES[0] + LINES[1])
-    assert Reader(path).read() == Recovered(len(LINES[0] + LINES[1]), damaged=True)
-    assert path.read_bytes() == LINES[0] + LINES[1]
+    for known, damaged in ((0, False), (ENDS[1], False), (ENDS[1] + 1, True)):
+        path.write_bytes(LINES[0] + LINES[0] + LINES[1])
+        found = Reader(path).read(known_end=known)
+        assert (found.end, found.damaged) == (len(LINES[0] + LINES[1]), damaged)
+        assert path.read_bytes() == LINES[0] + LINES[1]
 
 
 def test_lines_beyond_the_total_or_of_another_batch_are_not_ours(path: Path) -> None:
@@ -310,19 +377,29 @@ def test_the_next_missing_line_is_found(size: int, done: set[int], start: int) -
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[[Writer], Ledger]:
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def make(tmp_path: Path, metrics: Metrics) -> Callable[[Writer], Ledger]:
     def ledger(writer: Writer) -> Ledger:
         files = {which: LedgerFile(tmp_path / which, 0) for which in LineFile}
-        return Ledger(writer, files, Bitmap(TOTAL), Tally())
+        return Ledger(writer, files, Bitmap(TOTAL), Tally(), metrics)
 
     return ledger
 
 
+def opened_writer(directory: Path) -> Writer:
+    disk = HastyDisk()
+    return Writer(disk, Room(disk, directory, reserve=0), Metrics(), pytest.fail)
+
+
 async def test_a_line_is_done_only_when_it_is_durable(
-    tmp_path: Path, make: Callable[[Writer], Ledger]
+    tmp_path: Path, make: Callable[[Writer], Ledger], metrics: Metrics
 ) -> None:
     seen: list[tuple[Counts, int | None]] = []
-    async with Writer(HastyDisk(), tmp_path, 0, pytest.fail).running() as writer:
+    async with opened_writer(tmp_path).running() as writer:
         ledger = make(writer)
         for which, index, line in (
             (LineFile.OUTPUT, 1, output_line(1)),
@@ -339,17 +416,21 @@ async def test_a_line_is_done_only_when_it_is_durable(
         await ledger.append_never_run([(5, error_lines()[2])])
     assert seen == [(Counts(TOTAL, 1, 0), 2), (Counts(TOTAL, 1, 1), 2)]
     assert (ledger.missing, ledger.never_run, ledger.usage) == (3, 1, OK.usage)
+    assert b'batchd_lines_total{file="output"} 1.0' in metrics.text()
+    assert b'batchd_lines_total{file="error"} 2.0' in metrics.text()
     assert ledger.end(LineFile.OUTPUT) == len(output_line(1))
     assert ledger.end(LineFile.ERROR) == len(error_lines()[0] + error_lines()[2])
 
 
 async def test_a_line_written_twice_is_counted_once(
-    tmp_path: Path, make: Callable[[Writer], Ledger]
+    tmp_path: Path, make: Callable[[Writer], Ledger], metrics: Metrics
 ) -> None:
-    async with Writer(HastyDisk(), tmp_path, 0, pytest.fail).running() as writer:
+    async with opened_writer(tmp_path).running() as writer:
         ledger = make(writer)
         for _ in range(2):
             ledger.append(LineFile.OUTPUT, 0, output_line(0), NO_USAGE, lambda: None)
         await ledger.append_never_run([(0, b"")])
         ledger.close()
+    assert b'batchd_lines_total{file="output"} 1.0' in metrics.text()
+    assert b'batchd_lines_total{file="error"} 0.0' in metrics.text()
     assert (ledger.counts, ledger.never_run, ledger.missing) == (Counts(TOTAL, 1, 0), 0, TOTAL - 1)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def spool(tmp_path: Path) -> Spool:
 
 def test_preparing_makes_what_is_missing_and_leaves_the_rest(spool: Spool) -> None:
     spool.file("file-1").write_bytes(b"x")
-    spool.database.write_bytes(b"")
+    spool.database.write_bytes(b"a database")
     spool.prepare()
     assert sorted(path.name for path in spool.directory.iterdir()) == [
         "batchd.db",
@@ -57,10 +58,20 @@ def test_somebody_elses_directory_is_refused(
 
 
 def test_files_without_their_database_are_not_taken_for_orphans(spool: Spool) -> None:
-    spool.file("file-1").write_bytes(b"somebody's results")
-    with pytest.raises(ConfigError, match=r"has files but no batchd\.db"):
-        spool.prepare()
+    spool.prepare()
     spool.database.write_bytes(b"")
+    spool.prepare()  # a first start that was killed
+    for lost in (spool.file("file-1"), spool.input("batch_1").parent):
+        lost.mkdir()
+        for left in (None, b""):
+            spool.database.unlink(missing_ok=True)
+            if left is not None:
+                spool.database.write_bytes(left)
+            with pytest.raises(ConfigError, match=r"has files but no batchd\.db, or an empty one"):
+                spool.prepare()
+        lost.rmdir()
+    spool.file("file-1").write_bytes(b"somebody's results")
+    spool.database.write_bytes(b"a database")
     spool.prepare()
 
 
@@ -89,6 +100,32 @@ def test_an_upload_is_published_and_held(spool: Spool) -> None:
     spool.release("batch_1")
     spool.release("batch_1")
     assert not spool.input("batch_1").parent.exists()
+
+
+def test_while_a_backup_runs_nothing_is_removed(spool: Spool) -> None:
+    spool.file("file-1").write_bytes(b"bytes")
+    spool.hold("file-1", "batch_1")
+    backup, other = Spool(spool.directory, Disk()), Spool(spool.directory, Disk())
+    with spool.locked():
+        with backup.kept():
+            with other.kept():  # a second one, to another place
+                assert not spool.discard("file-1")
+            assert not spool.discard("file-1")
+            assert not spool.release("batch_1")
+        assert (spool.file("file-1").exists(), spool.input("batch_1").exists()) == (True, True)
+        assert spool.release("batch_1")
+        assert spool.discard("file-1")
+        assert spool.discard("file-1"), "what is gone already is no backup's"
+    assert not spool.file("file-1").exists()
+    assert not spool.input("batch_1").parent.exists()
+
+
+def test_threads_that_remove_at_once_are_not_taken_for_a_backup(spool: Spool) -> None:
+    names = [f"file-{number}" for number in range(200)]
+    for name in names:
+        spool.file(name).write_bytes(b"")
+    with spool.locked(), ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(spool.discard, names))
 
 
 def test_a_hold_where_links_do_not_reach_is_a_copy(

@@ -1,6 +1,7 @@
 """A sweep removes what has expired and what is nobody's, and nothing else."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from batchd.bell import Bell
 from batchd.closing import Closing
+from batchd.disk import Disk
 from batchd.errors import NoRoom, NotFound
 from batchd.model import Counts, Usage
+from batchd.spool import Spool
 from batchd.states import BatchStatus, Event
 from batchd.sweeper import Sweeper
 from tests.support.fakes import START
@@ -90,6 +93,39 @@ async def test_orphans_of_every_kind_go_when_they_are_old(
     assert not any(path.exists() for path in places)
     (swept,) = [record for record in caplog.records if record.message == "swept"]
     assert vars(swept)["orphans"] == len(places)
+
+
+async def test_what_a_backup_kept_from_being_removed_goes_with_a_later_sweep(
+    it: Sweeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    spool = it.parts.spool
+    held = contextlib.ExitStack()
+    await asyncio.to_thread(held.enter_context, spool.locked())
+    deleted = await it.parts.upload(b"{}\n")
+    expired = await it.parts.upload(b"{}\n", expires_after=1)
+    ended = await it.parts.running(requests("a"))
+    backup = contextlib.ExitStack()
+    await asyncio.to_thread(backup.enter_context, Spool(spool.directory, Disk()).kept())
+    await it.parts.files.delete("local", deleted.id)
+    it.parts.clock.at += 1
+    await it.parts.batches.advance(ended.id, Event.LINES_DONE)
+    closing = Closing(counts=Counts(1, 1), usage=Usage(), output_bytes=1, error_bytes=0)
+    await it.parts.batches.finished(ended.id, Event.PUBLISHED, closing)
+    kept = [spool.file(deleted.id), spool.file(expired.id), spool.input(ended.id)]
+    for path in kept:
+        it.put(path)
+    orphan = it.put(spool.incoming("abc"))
+    await it.sweeper.sweep()
+    assert all(path.exists() for path in kept)
+    assert not orphan.exists()
+    await asyncio.to_thread(backup.close)
+    await it.sweeper.sweep()
+    assert not any(path.exists() for path in kept)
+    swept = [record for record in caplog.records if record.message == "swept"]
+    found = [(vars(record)["expired_files"], vars(record)["orphans"]) for record in swept]
+    assert found == [(1, 1), (0, 3)]
+    await asyncio.to_thread(held.close)
 
 
 async def test_what_somebody_owns_stays_however_old(it: Sweeping) -> None:
@@ -180,6 +216,7 @@ async def test_after_a_jump_of_the_clock_nothing_expires_until_it_stays(
 async def test_it_looks_and_sweeps_until_told_to_stop(
     it: Sweeping, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG")
     sweeping = Sweeping(it.parts, sweep_every=0.01)
     orphan = sweeping.put(it.parts.spool.incoming("abc"))
     record = await it.parts.running(requests("a"))
@@ -197,7 +234,7 @@ async def test_it_looks_and_sweeps_until_told_to_stop(
             monkeypatch.setattr(
                 sweeping.sweeper, "_last", None
             )  # the time has passed on both clocks
-            await until(lambda: "disk_full" in [entry.message for entry in caplog.records])
+            await until(lambda: "step_waits" in [entry.message for entry in caplog.records])
         async with asyncio.timeout(5):
             while (await it.parts.row(record.id)).status is BatchStatus.IN_PROGRESS:
                 pass

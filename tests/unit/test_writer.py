@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from batchd.disk import Disk
+from batchd.metrics import Metrics
+from batchd.room import Room
 from batchd.writer import LedgerFile, Writer
 from tests.support.fakes import HastyDisk, TroubledDisk
 from tests.support.waiting import until
+
+BALLAST = 100
 
 
 def wait_for(event: threading.Event) -> None:
@@ -23,11 +27,12 @@ def wait_for(event: threading.Event) -> None:
 class Group:
     """A writer with its files, the receipts it gave, and how it ended."""
 
-    def __init__(self, disk: Disk, directory: Path, reserve: int = 0) -> None:
+    def __init__(self, disk: Disk, directory: Path, *, reserve: int = 0, ballast: int = 0) -> None:
         self.directory = directory
         self.fatal: list[str] = []
         self.receipts: list[str] = []
-        self.writer = Writer(disk, directory, reserve, self.fatal.append)
+        self.room = Room(disk, directory, reserve=reserve, ballast=ballast)
+        self.writer = Writer(disk, self.room, Metrics(), self.fatal.append)
         self._files: dict[str, LedgerFile] = {}
 
     def file(self, name: str) -> LedgerFile:
@@ -111,6 +116,7 @@ async def test_a_write_in_small_pieces_is_whole(
 async def test_a_full_disk_is_a_pause(
     disk: TroubledDisk, group: Group, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     async with group.writer.running() as writer:
         group.submit("a", "good ")
         await until(lambda: group.receipts == ["good "])
@@ -128,7 +134,7 @@ async def test_a_full_disk_is_a_pause(
     assert group.text("a") == "good first second "
     assert group.receipts == ["good ", "first ", "second "]
     assert group.fatal == []
-    assert [record.message for record in caplog.records] == ["disk_full"]
+    assert [record.message for record in caplog.records] == ["disk_full", "disk_has_room"]
 
 
 async def test_when_one_file_of_a_group_has_no_room_none_counts(
@@ -160,6 +166,24 @@ async def test_room_no_greater_than_the_reserve_is_none(disk: TroubledDisk, tmp_
         assert disk.log.count("write") == writes
         disk.room = 1001
         await until(lambda: group.receipts == ["12345"])
+
+
+async def test_in_the_room_that_the_ballast_freed_no_result_is_written(
+    disk: TroubledDisk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    group = Group(disk, tmp_path, ballast=BALLAST)
+    await asyncio.to_thread(group.room.prepare)
+    assert await group.room.make_room()
+    disk.room = BALLAST
+    async with group.writer.running():
+        group.submit("a", "1234")
+        await until(lambda: disk.looks > 3)
+        assert "write" not in disk.log
+        disk.room = BALLAST + 5
+        await until(lambda: group.receipts == ["1234"])
+        assert not group.room.is_full
+    assert [record.message for record in caplog.records] == ["disk_full", "disk_has_room"]
 
 
 async def test_no_room_for_a_new_name_is_a_pause_too(disk: TroubledDisk, group: Group) -> None:

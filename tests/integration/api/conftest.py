@@ -1,6 +1,7 @@
 """Apps for tests of the REST door."""
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -35,3 +36,13 @@ async def api(start_api: StartApi) -> Api:
 async def judge(start_api: StartApi) -> Api:
     """An app with its validator; its model server cannot be asked for its models."""
     return await start_api(Setup(validating=True))
+
+
+@pytest.fixture
+async def guarded(start_api: StartApi, tmp_path: Path) -> Api:
+    """An app that asks for a key; there is one, ``right-key-of-anna``."""
+    keys = tmp_path / "keys"
+    digest = hashlib.sha256(b"right-key-of-anna").hexdigest()
+    keys.write_text(f"# who may\nanna sha256:{digest}\n")
+    keys.chmod(0o600)
+    return await start_api(Setup(keys_file=keys))

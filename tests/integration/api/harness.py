@@ -26,9 +26,12 @@ from batchd.backends.backend import Backend, opened_backend
 from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.config import BackendConfig, BatchesConfig, Config, ServerConfig
+from batchd.damage import Damage
 from batchd.disk import Disk
 from batchd.engine.validator import Validator
 from batchd.files import Files
+from batchd.metrics import Metrics
+from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store.database import Database
 from tests.integration.api.multipart import Form, field, file, form, in_pieces
@@ -61,7 +64,6 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     batches: BatchesConfig = BatchesConfig()
     keys_file: Path | None = None
     reserve: int = 0
-    has_room: bool = True
     validating: bool = False
 
 
@@ -80,9 +82,12 @@ class Answer(msgspec.Struct, frozen=True):
 class Api:
     """One app; opened with ``async with Api.opened(…)``."""
 
-    def __init__(self, client: TestClient[Any, Any], spool: Spool, clock: Clock) -> None:
+    def __init__(
+        self, client: TestClient[Any, Any], spool: Spool, room: Room, clock: Clock
+    ) -> None:
         self.client = client
         self.spool = spool
+        self.room = room
         self.clock = clock
         self.files = client.app[FILES]
         self.batches = client.app[BATCHES]
@@ -92,16 +97,20 @@ class Api:
     async def opened(cls, directory: Path, setup: Setup) -> AsyncGenerator[Self]:
         spool = Spool(directory / "state", Disk())
         await asyncio.to_thread(spool.prepare)
+        room = Room(spool.disk, spool.directory, reserve=setup.reserve)
         keys = await asyncio.to_thread(Keys.read, setup.keys_file)
         clock, bell = Clock(), Bell()
         async with contextlib.AsyncExitStack() as stack:
-            database = await stack.enter_async_context(Database.opened(spool.database, _fatal))
+            database = await stack.enter_async_context(
+                Database.opened(spool.database, _fatal, room.make_room)
+            )
             backend = await stack.enter_async_context(_backend(setup.backend, clock))
             files = Files(
                 database,
                 spool,
                 max_size=setup.server.max_upload_size,
-                reserve=setup.reserve,
+                room=room,
+                damage=Damage(Metrics()),
                 lifetime=2592000,
                 now=clock,
                 draw=secrets.token_bytes,
@@ -109,13 +118,13 @@ class Api:
             batches = Batches(
                 database,
                 files,
-                has_room=lambda: setup.has_room,
+                room=room,
                 now=clock,
                 draw=secrets.token_bytes,
                 ring=bell.ring,
             )
             if setup.validating:
-                validator = Validator(batches, files, spool, backend, setup.batches, bell)
+                validator = Validator(batches, files, spool, room, backend, setup.batches, bell)
                 await stack.enter_async_context(_running(validator, bell))
             app = make_app(
                 Config(server=setup.server, batches=setup.batches),
@@ -124,9 +133,11 @@ class Api:
                 backend,
                 keys,
                 secrets.token_bytes,
+                room=room,
+                metrics=Metrics(),
             )
             client = await stack.enter_async_context(TestClient(TestServer(app)))
-            yield cls(client, spool, clock)
+            yield cls(client, spool, room, clock)
 
     async def ask(
         self,
@@ -231,6 +242,10 @@ class Api:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.client.port}"
+
+    async def see_room(self) -> None:
+        """Look at the disk, as is done every few seconds."""
+        await asyncio.to_thread(self.room.look)
 
     def spooled(self) -> list[str]:
         """The names of everything that lies in the spool as an upload or as a file."""

@@ -92,8 +92,26 @@ async def test_a_part_without_a_filename_is_called_upload(api: Api) -> None:
     assert (answer.status, answer.json["filename"]) == (200, "upload")
 
 
-async def test_a_file_whose_bytes_have_gone_is_an_error_a_client_can_read(api: Api) -> None:
-    file_id = await api.file_id()
-    api.spool.file(file_id).unlink()
+@pytest.mark.parametrize("left", [None, b"", b"{}\n{}\n"])
+async def test_a_file_whose_bytes_are_damaged_is_an_error_that_says_what_to_do(
+    api: Api, left: bytes | None
+) -> None:
+    file_id = await api.file_id(b"{}\n")
+    path = api.spool.file(file_id)
+    path.unlink()
+    wrong = "is missing; it had 3 bytes"
+    if left is not None:
+        path.write_bytes(left)
+        wrong = f"has {len(left)} bytes instead of 3"
     answer = await api.get(f"/v1/files/{file_id}/content")
-    refused(answer, 404, f"No such File object: {file_id}", param="id")
+    message = (
+        f"The bytes of file {file_id} are damaged: it {wrong}. Run `batchd fsck` where batchd "
+        "runs: it says what is damaged and what can be done."
+    )
+    refused(answer, 500, message, code="file_corrupt", kind="server_error")
+    assert answer.headers["x-should-retry"] == "false"
+    # What is known of the file is told still, and it can be deleted.
+    assert (await api.get(f"/v1/files/{file_id}")).json["status"] == "processed"
+    assert (await api.ask("DELETE", f"/v1/files/{file_id}")).status == 200
+    gone = await api.get(f"/v1/files/{file_id}/content")
+    refused(gone, 404, f"No such File object: {file_id}", param="id")

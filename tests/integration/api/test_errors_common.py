@@ -95,7 +95,8 @@ async def test_unknown_fields_headers_and_parameters_are_ignored(api: Api) -> No
 
 
 async def test_a_full_disk_refuses_a_batch_and_says_not_to_repeat(start_api: StartApi) -> None:
-    api = await start_api(Setup(has_room=False))
+    api = await start_api(Setup())
+    api.room.note_full()
     answer = await api.post("/v1/batches", wish("file-x"))
     full(answer)
     assert (await api.get("/v1/batches")).json["data"] == []

@@ -1,30 +1,14 @@
 """Who is let in, and what is said to those who are not (contract 1.3)."""
 
-import hashlib
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-
 import pytest
 
-from tests.integration.api.harness import Answer, Api, Setup, refused
-
-StartApi = Callable[[Setup], Awaitable[Api]]
+from tests.integration.api.harness import Answer, Api, refused
 
 NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header "
     "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
 )
 WRONG_KEY = "Incorrect API key provided: {}. Ask whoever runs this batchd for a key."
-
-
-@pytest.fixture
-async def guarded(start_api: StartApi, tmp_path: Path) -> Api:
-    """An app that asks for a key; there is one, ``right-key-of-anna``."""
-    keys = tmp_path / "keys"
-    digest = hashlib.sha256(b"right-key-of-anna").hexdigest()
-    keys.write_text(f"# who may\nanna sha256:{digest}\n")
-    keys.chmod(0o600)
-    return await start_api(Setup(keys_file=keys))
 
 
 async def with_key(api: Api, authorization: str) -> Answer:

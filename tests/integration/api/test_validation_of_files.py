@@ -60,7 +60,7 @@ async def test_duplicates_are_found_through_the_disk_too(judge: Api) -> None:
 async def test_a_file_with_no_requests_is_told(judge: Api) -> None:
     """Uploads refuse such a file; one that is there all the same fails its batch."""
     file_id = await judge.file_id()
-    judge.spool.file(file_id).write_bytes(b"\n \r\n")
+    judge.spool.file(file_id).write_bytes(b"\n\r\n")  # of the size that its row has
     batch = await judge.settled(await judge.batch_id(file_id))
     assert errors_of(batch) == [error("empty_file", EMPTY, None, None)]
 

@@ -153,6 +153,7 @@ async def test_it_writes_down_how_far_the_ledger_is_known_to_be_good(
 async def test_a_full_disk_does_not_end_it(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG")
     it = Keeping(parts)
     run = await it.add(requests("a"))
     stop = asyncio.Event()
@@ -166,7 +167,7 @@ async def test_a_full_disk_does_not_end_it(
             tasks.create_task(it.keeper.run(stop), name="keeper")
             await until(lambda: run.is_drained)
             it.bell.ring()
-            await until(lambda: "disk_full" in [record.message for record in caplog.records])
+            await until(lambda: "step_waits" in [record.message for record in caplog.records])
         it.bell.ring()
         await until(lambda: run.status is BatchStatus.FINALIZING)
         stop.set()

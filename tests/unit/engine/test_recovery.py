@@ -7,10 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from batchd.damage import Damage
 from batchd.engine.recovery import Recovery
 from batchd.engine.runs import Runs
 from batchd.errors import SpoolError
 from batchd.ids import batch_tag
+from batchd.metrics import Metrics
 from batchd.model import BatchRecord, Counts, LineFile, Progress, RequestLine
 from batchd.states import Event
 from batchd.store import Transaction
@@ -26,7 +28,9 @@ class Starting:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.runs = Runs(parts.batches.live)
-        self.recovery = Recovery(parts.spool, parts.batches, self.runs, parts.writer)
+        self.recovery = Recovery(
+            parts.spool, parts.batches, self.runs, parts.writer, parts.metrics, parts.damage
+        )
 
 
 @pytest.fixture
@@ -62,7 +66,11 @@ async def test_counts_and_usage_come_back(parts: Parts, caplog: pytest.LogCaptur
     assert run.ledger.usage.total_tokens == 10
     assert run.ledger.end(LineFile.OUTPUT) == len(result(record, 0)) * 2
     assert run.take(0) == 2
-    assert "batch_recovered" in [entry.message for entry in caplog.records]
+    logged = {entry.message: vars(entry) for entry in caplog.records}
+    assert (logged["batch_recovered"]["done"], logged["batch_recovered"]["total"]) == (4, 5)
+    size = run.ledger.end(LineFile.OUTPUT) + run.ledger.end(LineFile.ERROR)
+    read = [logged["ledgers_read"][name] for name in ("batches", "lines", "bytes")]
+    assert read == [1, 4, size]
     seen = parts.batches.progress(await parts.row(record.id))
     assert seen == Progress(Counts(5, 2, 1), run.ledger.usage)
 
@@ -99,10 +107,45 @@ async def test_damage_is_told_to_everybody(parts: Parts, caplog: pytest.LogCaptu
     row = await parts.row(record.id)
     assert [note[:32] for note in row.notes] == ["the output file was damaged: eve"]
     assert str(record.output_file_id) in row.notes[0]
-    assert "ledger_damaged" in [entry.message for entry in caplog.records]
+    entry = next(entry for entry in caplog.records if entry.message == "damage_found")
+    assert (vars(entry)["kind"], vars(entry)["offset"]) == (
+        "ledger_damaged",
+        len(result(record, 0)),
+    )
+    assert b'batchd_damage_total{kind="ledger_damaged"} 1.0' in parts.metrics.text()
+    assert (row.output_end, row.counts) == (len(result(record, 0)), Counts(3, 1))
 
 
-async def test_after_a_failed_sync_ledgers_are_copied_once(parts: Parts) -> None:
+@pytest.mark.parametrize(
+    ("kept", "kind", "words"),
+    [(1, "ledger_short", "was shorter than it had been"), (0, "ledger_missing", "was gone")],
+)
+async def test_lines_that_are_gone_run_again_and_the_next_start_has_nothing_to_say(
+    parts: Parts, caplog: pytest.LogCaptureFixture, kept: int, kind: str, words: str
+) -> None:
+    record = await parts.running(requests("abc"))
+    data = result(record, 0) + result(record, 1)
+    if kept:
+        await write(parts, record.output_file_id, result(record, 0))
+    await parts.batches.checkpoint(
+        record.id, Progress(Counts(3, 2)), output_end=len(data), error_end=0
+    )
+    for _ in range(2):
+        parts.damage = Damage(Metrics())  # a new life has said nothing yet
+        it = Starting(parts)
+        await it.recovery.recover_all()
+        run = it.runs.get(record.id)
+        assert run is not None
+        assert run.ledger.counts == Counts(3, kept)
+    said = [vars(entry)["kind"] for entry in caplog.records if entry.message == "damage_found"]
+    assert said == [kind]
+    (note,) = (await parts.row(record.id)).notes
+    assert f"the output file {words}" in note
+
+
+async def test_after_a_failed_sync_ledgers_are_copied_once(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
     record = await parts.running(requests("ab"))
     path = await write(parts, record.output_file_id, result(record, 0))
     inode = path.stat().st_ino
@@ -113,6 +156,8 @@ async def test_after_a_failed_sync_ledgers_are_copied_once(parts: Parts) -> None
     assert not await asyncio.to_thread(parts.spool.is_distrusted)
     await Starting(parts).recovery.recover_all()
     assert path.stat().st_ino == copied
+    said = [vars(entry)["kind"] for entry in caplog.records if entry.message == "damage_found"]
+    assert said == ["sync_failed"]
 
 
 async def test_an_unfinished_batch_without_its_files_is_not_touched(parts: Parts) -> None:

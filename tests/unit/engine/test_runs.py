@@ -6,9 +6,11 @@ import pytest
 
 from batchd.engine.runs import MAX_WAITING, Run, Runs
 from batchd.ledger import Bitmap, Ledger, Tally
+from batchd.metrics import Metrics
 from batchd.model import BatchRecord, Counts, LineFile
 from batchd.progress import LiveProgress
 from batchd.retry import LineState
+from batchd.room import Room
 from batchd.states import BatchStatus
 from batchd.writer import LedgerFile, Writer
 from tests.support.fakes import HastyDisk
@@ -20,7 +22,9 @@ def make_run(total: int, *, done: tuple[int, ...] = (), batch_id: str = "batch_1
     for index in done:
         bitmap.add(index)
     files = {which: LedgerFile(Path(which), 0) for which in LineFile}
-    ledger = Ledger(Writer(HastyDisk(), Path(), 0, pytest.fail), files, bitmap, Tally())
+    disk = HastyDisk()
+    writer = Writer(disk, Room(disk, Path(), reserve=0), Metrics(), pytest.fail)
+    ledger = Ledger(writer, files, bitmap, Tally(), Metrics())
     record = BatchRecord(
         id=batch_id,
         owner="local",

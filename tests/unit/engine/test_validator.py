@@ -65,6 +65,7 @@ class Validating:
             parts.batches,
             parts.files,
             parts.spool,
+            parts.room,
             self.models,
             BatchesConfig(max_requests=5),
             self.bell,
@@ -132,6 +133,48 @@ async def test_a_faulty_file_fails_with_every_fault(it: Validating) -> None:
     ]
     assert (record.output_file_id, record.error_file_id, record.counts) == (None, None, Counts())
     await until(lambda: it.holds(record.id) == [])
+
+
+async def test_nothing_is_validated_while_the_disk_is_full(
+    it: Validating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.engine.validator._LOOK_AGAIN", 0.005)
+    record = await it.parts.create((await it.parts.upload(requests("a"))).id)
+    looks = 0
+    statuses = it.parts.batches.statuses
+
+    async def counted() -> dict[str, BatchStatus]:
+        nonlocal looks
+        looks += 1
+        return await statuses()
+
+    monkeypatch.setattr(it.parts.batches, "statuses", counted)
+    it.parts.room.note_full()
+    async with it.running():
+        await until(lambda: looks > 3)
+        assert it.holds(record.id) == []
+        await asyncio.to_thread(it.parts.room.look)
+        await it.until_status(record.id, BatchStatus.IN_PROGRESS)
+
+
+@pytest.mark.parametrize(("left", "words"), [(b"", "has 0 bytes"), (None, "is missing")])
+async def test_an_input_that_was_damaged_is_not_validated(
+    it: Validating, left: bytes | None, words: str
+) -> None:
+    """Cut at a line's end it would be a good file with fewer lines."""
+    file = await it.parts.upload(requests("ab"))
+    path = it.parts.spool.file(file.id)
+    await asyncio.to_thread(path.unlink)
+    if left is not None:
+        await asyncio.to_thread(path.write_bytes, left)
+    record = await it.parts.create(file.id)
+    async with it.running():
+        failed = await it.until_status(record.id, BatchStatus.FAILED)
+    assert failed.errors is not None
+    (error,) = failed.errors
+    assert (error.code, error.param) == ("file_corrupt", "file_id")
+    assert f"The bytes of file {file.id} are damaged: it {words}" in error.message
+    assert it.holds(record.id) == []
 
 
 async def test_models_are_not_judged_when_nobody_knows_them(it: Validating) -> None:

@@ -10,7 +10,8 @@ import pytest
 from batchd.model import BatchRecord, Counts, LineError, Usage
 from batchd.states import UNFINISHED, BatchStatus
 from batchd.store import batches as table
-from batchd.store.database import Database, migrations
+from batchd.store.database import Database
+from batchd.store.migrations import migrations
 
 
 @pytest.fixture

@@ -1,17 +1,18 @@
 """The database: whole transactions or none, checked pragmas, and a word when it is all over."""
 
 import asyncio
-import re
+import contextlib
+import os
 import sqlite3
-from collections.abc import AsyncIterator
-from importlib import resources
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import aiosqlite
 import pytest
 
 from batchd.errors import ConfigError, NoRoom
-from batchd.store.database import Database, migrations
+from batchd.store.database import Database
+from batchd.store.migrations import migrations
 
 SCHEMA = migrations()
 NEWEST = SCHEMA[-1][0]
@@ -151,6 +152,82 @@ async def test_a_full_disk_is_survived(database: Database, fatal: list[str]) -> 
     assert fatal == []
 
 
+class Narrow:
+    """A database that may not grow, until someone makes room."""
+
+    def __init__(self, gives: int) -> None:
+        self.gives = gives
+        self.asked = 0
+        self.attempts = 0
+        self._connection: aiosqlite.Connection | None = None
+
+    async def make_room(self) -> bool:
+        assert self._connection is not None
+        assert not self._connection.in_transaction
+        self.asked += 1
+        if self.gives:
+            await pragma(self._connection, f"max_page_count = {self.gives}")
+        return bool(self.gives)
+
+    async def fill(self, tx: aiosqlite.Connection) -> None:
+        self._connection = tx
+        self.attempts += 1
+        await insert(tx, "before")
+        await tx.execute(INSERT, {"id": "x" * 100_000})
+
+    @contextlib.asynccontextmanager
+    async def opened(self, directory: Path) -> AsyncGenerator[Database]:
+        async with Database.opened(directory / "batchd.db", pytest.fail, self.make_room) as found:
+            pages = await found.write(lambda tx: pragma(tx, "page_count"))
+            assert isinstance(pages, int)
+            await found.write(lambda tx: pragma(tx, f"max_page_count = {pages + 1}"))
+            yield found
+
+
+async def test_when_room_is_made_the_whole_transaction_goes_through(tmp_path: Path) -> None:
+    narrow = Narrow(gives=1000)
+    async with narrow.opened(tmp_path) as database:
+        await database.write(narrow.fill)
+        assert len(await names(database)) == 2
+    assert (narrow.asked, narrow.attempts) == (1, 2)
+
+
+async def test_room_that_does_not_suffice_is_asked_for_once(tmp_path: Path) -> None:
+    narrow = Narrow(gives=30)
+    async with narrow.opened(tmp_path) as database:
+        with pytest.raises(NoRoom):
+            await database.write(narrow.fill)
+        assert await names(database) == []
+        assert (narrow.asked, narrow.attempts) == (1, 2)
+        await database.write(lambda tx: insert(tx, "small"))
+        assert await names(database) == ["small"]
+
+
+async def test_when_no_room_can_be_made_nothing_is_tried_again(tmp_path: Path) -> None:
+    narrow, path = Narrow(gives=0), tmp_path / "batchd.db"
+    async with narrow.opened(tmp_path) as database, aiosqlite.connect(path) as reader:
+        await reader.execute("BEGIN")
+        await reader.execute_fetchall(NAMES)  # keeps the WAL from being emptied
+        await database.write(lambda tx: insert(tx, "small"))
+        with pytest.raises(NoRoom):
+            await database.write(narrow.fill)
+        assert await names(database) == ["small"]
+    assert (narrow.asked, narrow.attempts) == (1, 1)
+
+
+async def test_the_wal_is_written_from_its_beginning_again_when_the_disk_is_full(
+    tmp_path: Path,
+) -> None:
+    narrow = Narrow(gives=0)
+    async with narrow.opened(tmp_path) as database:
+        with pytest.raises(NoRoom):
+            await database.write(narrow.fill)
+        before = (tmp_path / "batchd.db-wal").stat().st_size
+        await database.write(lambda tx: insert(tx, "small"))
+        assert (tmp_path / "batchd.db-wal").stat().st_size == before
+    assert (narrow.asked, narrow.attempts) == (1, 2)
+
+
 async def test_any_other_failure_is_the_end(
     database: Database, fatal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,17 +264,44 @@ async def test_the_pragmas_are_as_promised(database: Database) -> None:
         assert await database.write(lambda tx, name=name: pragma(tx, name)) == value
 
 
+async def test_the_reader_never_checkpoints(database: Database) -> None:
+    assert await database.row("PRAGMA wal_autocheckpoint", {}) == {"wal_autocheckpoint": 0}
+    assert await database.row("PRAGMA query_only", {}) == {"query_only": 1}
+
+
+async def test_a_directory_may_be_called_anything(tmp_path: Path) -> None:
+    """SQLite is told of the file by a URI, in which some characters mean something."""
+    folder = tmp_path / "a?mode=rw#b%41 ä"
+    folder.mkdir()
+    async with Database.opened(folder / "batchd.db", pytest.fail) as database:
+        await database.write(lambda tx: insert(tx, "a"))
+        assert await names(database) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+async def test_a_place_on_the_network_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    monkeypatch.setattr("batchd.disk._MOUNTS", mounts)
+    for kind in ("nfs4", "cifs"):
+        mounts.write_text(
+            "21 27 0:20 / /sys rw - sysfs sysfs rw\n"
+            f"30 27 {os.major(device)}:{os.minor(device)} / /mnt rw shared:5 - {kind} host:/x rw\n"
+        )
+        assert f"is on the network ({kind})" in await refusal(tmp_path / "batchd.db")
+    assert not (tmp_path / "batchd.db").exists()
+
+
+async def test_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "cannot be used" in await refusal(tmp_path / "nowhere" / "batchd.db")
+
+
 async def test_closing_leaves_no_wal_behind(tmp_path: Path) -> None:
     async with Database.opened(tmp_path / "batchd.db", pytest.fail) as database:
         await database.write(lambda tx: insert(tx, "a"))
     assert [path.name for path in tmp_path.iterdir()] == ["batchd.db"]
-
-
-def change(path: Path, statement: str) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute(statement)
-    connection.commit()
-    connection.close()
 
 
 async def refusal(path: Path) -> str:
@@ -207,16 +311,39 @@ async def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-async def test_a_newer_database_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "batchd.db"
-    await asyncio.to_thread(change, path, "PRAGMA user_version = 99")
-    assert "has schema version 99, newer than this batchd's" in await refusal(path)
-
-
 async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "batchd.db"
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
     assert str(path) in await refusal(path)
+
+
+@pytest.mark.parametrize("harm", ["text", "page", "cut"])
+async def test_a_damaged_database_is_refused_and_left_as_it_is(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "batchd.db"
+    async with Database.opened(path, pytest.fail) as database:
+        await database.write(lambda tx: insert(tx, "a"))
+    data = await asyncio.to_thread(path.read_bytes)
+    damaged = {
+        "text": b"no database " * 1000,
+        "page": data[:8192] + b"\xff" * 4096 + data[12288:],
+        "cut": data[: len(data) // 2],
+    }
+    await asyncio.to_thread(path.write_bytes, damaged[harm])
+    said = await refusal(path)
+    assert said.startswith(f"the database {path} is damaged (")
+    assert "restore the storage directory from a backup" in said
+    assert await asyncio.to_thread(path.read_bytes) == damaged[harm]
+
+
+async def test_the_database_of_another_program_is_refused_and_left_as_it_is(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "batchd.db"
+    async with aiosqlite.connect(path) as other:
+        await other.execute("CREATE TABLE recipes (name)")
+    before = await asyncio.to_thread(path.read_bytes)
+    assert "is the database of another program" in await refusal(path)
+    assert await asyncio.to_thread(path.read_bytes) == before
 
 
 async def test_a_pragma_that_is_refused_without_an_error_is_noticed(
@@ -224,25 +351,3 @@ async def test_a_pragma_that_is_refused_without_an_error_is_noticed(
 ) -> None:
     monkeypatch.setattr("batchd.store.database._SYNCHRONOUS_FULL", 3)
     assert "answered 2 instead of 3" in await refusal(tmp_path / "batchd.db")
-
-
-async def test_a_step_that_fails_leaves_the_old_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "batchd.db"
-    bad = [*SCHEMA, (NEWEST + 1, "CREATE TABLE more (a) STRICT;")]
-    monkeypatch.setattr("batchd.store.database.migrations", lambda: bad)
-    assert "cannot be used" in await refusal(path)
-    monkeypatch.setattr("batchd.store.database.migrations", lambda: SCHEMA)
-    async with Database.opened(path, pytest.fail) as database:
-        rows = await database.rows("SELECT name FROM sqlite_schema WHERE name = 'more'", {})
-        version = await database.row("PRAGMA user_version", {})
-    assert rows == []
-    assert version == {"user_version": NEWEST}
-
-
-def test_schema_files_are_numbered_without_a_gap() -> None:
-    folder = resources.files("batchd.store") / "schema"
-    found = sorted(item.name for item in folder.iterdir())
-    assert all(re.fullmatch(r"\d{4}_[a-z_]+\.sql", name) for name in found)
-    assert [number for number, _ in migrations()] == list(range(1, len(found) + 1))

@@ -1,6 +1,8 @@
 """Lines of input and result files, byte for byte."""
 
 import json
+import zlib
+from random import Random
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ from batchd.wire.lines import (
     INPUT_LOST,
     answer_usage,
     check_result_line,
+    check_result_lines,
     custom_id,
     failure_line,
     file_of,
@@ -23,6 +26,7 @@ from batchd.wire.lines import (
     reply_line,
     request_line,
     result_usage,
+    summed_usage,
 )
 
 TAG = b"0123abcd"
@@ -162,6 +166,71 @@ def test_a_line_that_is_damaged_or_not_ours_is_none() -> None:
     assert check_result_line(b"ffffffff", GOLDEN[0][0]) is None
 
 
+def with_right_checksum(index: bytes, rest: bytes) -> bytes:
+    head = b'{"id":"batch_req_' + TAG + index
+    return b"%b%08x%b" % (head, zlib.crc32(rest, zlib.crc32(head)), rest)
+
+
+REST = GOLDEN[0][0][41:]
+FORGED = [
+    *(
+        with_right_checksum(index, REST)
+        for index in (b"0000000A", b"+000000a", b" 000000a", b"0000_00a", bytes(8))
+    ),
+    with_right_checksum(b"0000000a", b""),
+    with_right_checksum(b"0000000a", b"}\n"),
+    with_right_checksum(b"0000000a", REST[:14]),
+    with_right_checksum(b"0000000a", REST[:-1]),
+    with_right_checksum(b"0000000a", REST[:-2] + b"]\n"),
+    with_right_checksum(b"0000000a", REST.replace(b"custom_id", b"Custom_id")),
+]
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_line_we_never_write_is_none_even_with_a_right_checksum(forged: bytes) -> None:
+    good = GOLDEN[0][0]
+    assert check_result_line(TAG, forged) is None
+    assert check_result_lines(TAG, [good, forged, good]) == [10, None, 10]
+    assert check_result_lines(TAG, [forged]) == [None]
+
+
+def good_line(index: int) -> bytes:
+    return never_run_line(TAG, index, f"line-{index}", EXPIRED)
+
+
+def changed(line: bytes, at: int, flip: int) -> bytes:
+    at %= len(line)
+    return line[:at] + bytes([line[at] ^ flip]) + line[at + 1 :]
+
+
+def cut_short(line: bytes, at: int) -> bytes:
+    return line[:at]
+
+
+GOOD_LINES = st.one_of(
+    st.sampled_from([line for line, _ in GOLDEN]), st.integers(0, 0xFFFFFFFF).map(good_line)
+)
+ANY_LINES = st.one_of(
+    GOOD_LINES,
+    st.builds(changed, GOOD_LINES, st.integers(0, 400), st.integers(0, 255)),
+    st.builds(cut_short, GOOD_LINES, st.integers(0, 400)),
+    st.sampled_from(spoilt_lines()),
+    st.sampled_from(FORGED),
+    st.builds(with_right_checksum, st.binary(min_size=8, max_size=8), st.just(REST)),
+)
+
+
+@given(st.lists(GOOD_LINES, max_size=20), st.lists(ANY_LINES, max_size=3), st.randoms())
+def test_many_lines_are_judged_as_each_alone(
+    good: list[bytes], other: list[bytes], shuffled: Random
+) -> None:
+    lines = good + other
+    shuffled.shuffle(lines)
+    for tag in (TAG, b"ffffffff"):
+        assert check_result_lines(tag, lines) == [check_result_line(tag, line) for line in lines]
+    assert None not in check_result_lines(TAG, good)
+
+
 def test_the_largest_index_fits() -> None:
     line = never_run_line(TAG, 0xFFFFFFFF, "", EXPIRED)
     assert check_result_line(TAG, line) == 0xFFFFFFFF
@@ -202,6 +271,7 @@ def test_what_is_no_request_is_an_error(text: bytes) -> None:
             Usage(3, 2, 4, 1, 7),
         ),
         (b'{"prompt_tokens":3,"prompt_tokens_details":null}', Usage(3, 0, 0, 0, 3)),
+        (b'{"prompt_tokens":-3,"input_tokens":2,"total_tokens":-1}', Usage(2, 0, 0, 0, 2)),
         (b"{}", NO_USAGE),
         (b"null", NO_USAGE),
         (b'{"prompt_tokens":"many"}', NO_USAGE),
@@ -213,7 +283,9 @@ def test_spellings_of_usage(usage: bytes, expected: Usage) -> None:
     body = b'{"id":"x","usage":' + usage + b"}"
     assert answer_usage(body) == expected
     reply = Reply(status_code=200, request_id="r", body=body)
-    assert result_usage(reply_line(TAG, LINE, reply)) == expected
+    line = reply_line(TAG, LINE, reply)
+    assert result_usage(line) == expected
+    assert summed_usage([line]) == expected
 
 
 def test_a_null_among_the_numbers_leaves_the_others() -> None:
@@ -221,6 +293,76 @@ def test_a_null_among_the_numbers_leaves_the_others() -> None:
         b'{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":null}}'
     )
     assert answer_usage(b'{"usage":' + usage + b"}") == Usage(3, 0, 4, 0, 7)
+
+
+NUMBERS = st.sampled_from(
+    [b"0", b"3", b"7", b"-2", b"null", b"1.5", b"2.0", b"1e2", b'"5"', b"true", b"9" * 25]
+)
+DETAILS = st.one_of(
+    st.sampled_from([b"null", b"{}", b"[]", b"{"]),
+    NUMBERS.map(lambda number: b'{"cached_tokens":%b,"audio_tokens":1}' % number),
+    NUMBERS.map(lambda number: b'{"reasoning_tokens":%b}' % number),
+)
+COUNTED = st.dictionaries(
+    st.sampled_from(
+        [
+            b"prompt_tokens",
+            b"completion_tokens",
+            b"input_tokens",
+            b"output_tokens",
+            b"total_tokens",
+            b"queue_time",
+        ]
+    ),
+    NUMBERS,
+)
+DETAILED = st.dictionaries(
+    st.sampled_from(
+        [
+            b"prompt_tokens_details",
+            b"completion_tokens_details",
+            b"input_tokens_details",
+            b"output_tokens_details",
+        ]
+    ),
+    DETAILS,
+)
+
+
+def usage_object(counted: dict[bytes, bytes], detailed: dict[bytes, bytes]) -> bytes:
+    fields = [*counted.items(), *detailed.items()]
+    return b"{%b}" % b",".join(b'"%b":%b' % field for field in fields)
+
+
+USAGES = st.one_of(
+    st.sampled_from([b"null", b"{}", b"[1]", b'"many"', b"7", b"[" * 2000 + b"]" * 2000]),
+    st.builds(usage_object, COUNTED, DETAILED),
+)
+BODIES = st.one_of(
+    st.sampled_from([b"{}", b"null", b"[]", b'{"x":"\xff"}', b"{", b"{}}{"]),
+    USAGES.map(lambda usage: b'{"id":"x","usage":%b}' % usage),
+    USAGES.map(lambda usage: b'{"\\u0075sage":%b,"usage":{"prompt_tokens":4}}' % usage),
+    USAGES.map(lambda usage: b'{"usage":{"output_tokens":4},"usage":%b}' % usage),
+)
+
+
+def counted_line(body: bytes) -> bytes:
+    return reply_line(TAG, LINE, Reply(status_code=200, request_id="r", body=body))
+
+
+USUAL = counted_line(b'{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}')
+
+
+@given(st.lists(BODIES.map(counted_line), max_size=3), st.integers(0, 3))
+def test_the_usage_of_many_lines_is_the_sum_of_each_alone(lines: list[bytes], usual: int) -> None:
+    lines = [*lines, *[USUAL] * usual, *[line for line, _ in GOLDEN[: usual // 2]]]
+    expected = sum(map(result_usage, lines), NO_USAGE)
+    assert summed_usage(lines) == expected
+
+
+def test_the_usage_of_a_line_that_no_answer_came_for_is_none_of_many() -> None:
+    assert summed_usage([USUAL, GOLDEN[1][0], USUAL]) == Usage(6, 0, 8, 0, 14)
+    assert summed_usage([]) == NO_USAGE
 
 
 def test_an_answer_without_usage_has_none() -> None:

@@ -1,0 +1,1 @@
+"""What an operator does with a storage directory beside the daemon: copy it, look it over."""

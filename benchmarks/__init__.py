@@ -1,1 +1,1 @@
-"""Measurements of the whole daemon: `make bench`, and in short `make bench-quick`."""
+"""Measurements of the whole daemon: `make bench`, `make bench-recovery`."""

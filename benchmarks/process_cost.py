@@ -31,3 +31,9 @@ def cost_of(pid: int) -> Cost:
         cpu=(int(fields[11]) + int(fields[12])) / _TICKS,
         waited=int((folder / "schedstat").read_text().split()[1]) * _NANO,
     )
+
+
+def waited_by_all(pid: int) -> float:
+    """How long threads of a process were ready to run and had no CPU, all of them together."""
+    tasks = (Path("/proc") / str(pid) / "task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) * _NANO

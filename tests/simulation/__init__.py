@@ -1,0 +1,1 @@
+"""The parts that must survive a crash, on a disk and in a time that are simulated."""

@@ -1,0 +1,151 @@
+"""Histories told line by line: what chance meets too seldom, or never.
+
+Each is a plan with few words of its own, and perhaps somebody who meddles with a running life.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from batchd.closing import Closing
+from batchd.ledger import Ledger
+from batchd.model import LOCAL_OWNER, BatchRecord
+from batchd.states import Event
+from tests.simulation.core import Core
+from tests.simulation.life import Meddle
+from tests.simulation.plan import (
+    BatchPlan,
+    Ending,
+    EndKind,
+    Fault,
+    Period,
+    Plan,
+    Rot,
+    Trigger,
+    Weather,
+    planned,
+)
+from tests.simulation.world import World
+
+KILL, POWER, STOP = EndKind.KILL, EndKind.POWER, EndKind.STOP
+
+
+class Script(NamedTuple):
+    plan: Plan
+    meddle: Meddle | None = None
+
+
+def _plain(*endings: Ending, lines: int = 20, **changes: object) -> Plan:
+    """One batch of a calm server, 4 slots; nothing goes wrong but what is said."""
+    some = planned(0)
+    batch = some.batches[0]
+    texts = [batch.lines[0].replace(b"0-0", b"0-%d" % index) for index in range(lines)]
+    plan = Plan(
+        seed=0,
+        slots=4,
+        memory=1 << 20,
+        drain=0.5,
+        grace=0.1,
+        requests_per_minute=0,
+        slowest_sync=0,
+        batches=[BatchPlan(number=0, lines=texts, create_at=0.0, must_run=True)],
+        weather=Weather(slowest=0.1),
+        periods=[],
+        endings=list(endings),
+        calm_at=0.0,
+    )
+    return msgspec.structs.replace(plan, **changes)
+
+
+def _with_batch(plan: Plan, **changes: object) -> Plan:
+    return msgspec.structs.replace(
+        plan, batches=[msgspec.structs.replace(plan.batches[0], **changes)]
+    )
+
+
+def damaged(how: Rot) -> Script:
+    """A result file that was known to be good is damaged while batchd is down."""
+    first = Ending(KILL, Trigger.SENDING, 9)
+    second = Ending(KILL, Trigger.SENDING, 5, then_rot=how)
+    return Script(_plain(first, second, weather=Weather(slowest=0.1, refused=0.5), calm_at=9.0))
+
+
+def stopped_while_full() -> Script:
+    """Stopped while never-run lines wait for room: the ending is given up, and done again."""
+    full = Period(0.101, 9.0, Fault.DISK_FULL, 0)
+    plan = _plain(
+        Ending(STOP, Trigger.CANCELLING, 50),
+        Ending(KILL, Trigger.RECOVERED, 0),
+        periods=[full],
+        calm_at=9.0,
+        grace=0.0,
+    )
+    return Script(_with_batch(plan, cancel_at=0.1))
+
+
+def opened_twice() -> Script:
+    """A run that is there already is not opened again."""
+
+    async def meddle(world: World, core: Core) -> None:
+        for batch in world.seen.unfinished:
+            await core.recovery.open(batch.id)
+
+    return Script(_plain(Ending(KILL, Trigger.SENDING, 9)), meddle)
+
+
+def without_an_id() -> Script:
+    """A row that lost the id of its output file: nothing may be written any more."""
+
+    async def meddle(world: World, core: Core) -> None:  # noqa: ARG001 - it is the row
+        await world.seen.reached(0, "in_progress").wait()
+        world.store.lose_transaction()
+        world.store.raw.execute("UPDATE batch SET output_file_id = NULL")
+        world.endings.crash()
+
+    return Script(_plain(Ending(KILL, Trigger.SENDING, 99)), meddle)
+
+
+class _Miscounting(Ledger):
+    @property
+    def never_run(self) -> int:
+        return super().never_run + 1
+
+
+def miscounted() -> Script:
+    """Counts that do not add up when a batch is to end."""
+
+    async def meddle(world: World, core: Core) -> None:
+        await world.seen.reached(0, "finalizing").wait()
+        for run in core.runs:
+            run.ledger.__class__ = _Miscounting
+
+    return Script(_plain(Ending(KILL, Trigger.SENDING, 9)), meddle)
+
+
+def cancelled_at_the_last_moment() -> Script:
+    """A window has closed, and a cancel comes between the last look at the row and the commit."""
+
+    async def meddle(world: World, core: Core) -> None:  # noqa: ARG001 - it is the core
+        as_shipped = core.batches.finished
+
+        async def finished(batch_id: str, event: Event, closing: Closing) -> BatchRecord | None:
+            if event is Event.PUBLISHED_LATE:
+                await core.batches.cancel(LOCAL_OWNER, batch_id)
+            return await as_shipped(batch_id, event, closing)
+
+        core.batches.finished = finished
+
+    slow = Weather(slowest=3.0)
+    plan = _plain(Ending(KILL, Trigger.SENDING, 2), weather=slow, calm_at=30.0)
+    return Script(_with_batch(plan, window=4), meddle)
+
+
+SCRIPTS: Mapping[str, Callable[[], Script]] = {
+    **{how.value: (lambda how=how: damaged(how)) for how in Rot},
+    "stopped while full": stopped_while_full,
+    "opened twice": opened_twice,
+    "without an id": without_an_id,
+    "miscounted": miscounted,
+    "cancelled at the last moment": cancelled_at_the_last_moment,
+}

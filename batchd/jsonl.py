@@ -37,17 +37,33 @@ def lines(file: Reads, piece: int = _PIECE) -> Iterator[tuple[int, bytes]]:
             at += len(line)
 
 
-def line_groups(file: Reads, piece: int = _PIECE) -> Iterator[tuple[int, list[bytes]]]:
+def line_groups(
+    file: Reads, piece: int = _PIECE, *, without_zeros: bool = False
+) -> Iterator[tuple[int, list[bytes]]]:
     """The same lines, about a piece of them at a time, with the offset of the first.
 
-    For who can handle many at once, in less than half the time.
+    For who can handle many at once, in less than half the time. ``without_zeros``: a line that has
+    a zero byte and no end within its piece may be passed over, so that a region that a disk has
+    lost, however long, is never in memory as one line.
     """
     offset = 0
     rest: list[bytes] = []
+    is_lost = False
     while data := file.read(piece):
+        if is_lost:
+            end = data.find(b"\n") + 1
+            offset += end or len(data)
+            if not end:
+                continue
+            data, is_lost = data[end:], False
+            if not data:
+                continue
         cut = data.rfind(b"\n") + 1
         if not cut:
             rest.append(data)
+            if without_zeros and b"\0" in data:
+                offset += sum(map(len, rest))
+                rest, is_lost = [], True
             continue
         block = b"".join([*rest, data[:cut]])
         rest = [data[cut:]] if cut < len(data) else []

@@ -21,6 +21,7 @@ idempotent. When a sync has failed before, the page cache is not believed at all
 copied to a new file.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -237,7 +238,8 @@ def _scan(  # noqa: PLR0913, PLR0917 - as recover
     """Accept every line that verifies; the spans of bytes they stand in."""
     spans: list[tuple[int, int]] = []
     with disk.open_read(path) as file:
-        for offset, group in line_groups(PastBadSectors(file, disk.size(path) or 0)):
+        whole = PastBadSectors(file, disk.size(path) or 0)
+        for offset, group in line_groups(whole, without_zeros=True):
             accepted: list[bytes] = []
             end = offset
             for line, index in zip(group, check_result_lines(tag, group), strict=True):
@@ -280,6 +282,10 @@ def _salvage(disk: Disk, path: Path, spans: list[tuple[int, int]], *, keep: bool
                     left -= len(data)
                 size += end - start
         disk.sync(descriptor)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.remove(fresh)  # or it would take the room that the next try needs
+        raise
     finally:
         disk.close(descriptor)
     if keep:

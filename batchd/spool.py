@@ -28,8 +28,8 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 
-from batchd.disk import Disk
-from batchd.errors import ConfigError
+from batchd.disk import PASSING, Disk
+from batchd.errors import ConfigError, SpoolError
 
 _WORLD_WRITABLE = stat.S_IWOTH
 
@@ -50,7 +50,10 @@ class Spool:
         self._removals: int | None = None
 
     def prepare(self) -> None:
-        """Make the directories; ``ConfigError`` if the place is unusable or open to others."""
+        """Make the directories.
+
+        ``ConfigError`` if the place is unusable or open to others, ``SpoolError`` if that may pass.
+        """
         try:
             self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             found = self.directory.stat()
@@ -72,7 +75,8 @@ class Spool:
                     "empty one: put the database back from a backup, or move the files away"
                 )
         except OSError as error:
-            raise ConfigError(
+            kind = SpoolError if error.errno in PASSING else ConfigError
+            raise kind(
                 f"the storage directory {self.directory} cannot be used: {error.strerror}"
             ) from None
 

@@ -99,11 +99,11 @@ class Keeper:
         for run in self._runs:
             ends = (run.ledger.end(LineFile.OUTPUT), run.ledger.end(LineFile.ERROR))
             if self._checkpoints.get(run.id) != sum(ends):
-                self._checkpoints[run.id] = sum(ends)
                 await self._batches.checkpoint(
                     run.id,
                     Progress(run.ledger.counts, run.ledger.usage),
                     output_end=ends[0],
                     error_end=ends[1],
                 )
+                self._checkpoints[run.id] = sum(ends)
         self._checkpoints = {run.id: self._checkpoints.get(run.id, 0) for run in self._runs}

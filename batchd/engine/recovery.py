@@ -7,13 +7,15 @@ says what each state on disk becomes); for a batch that was just validated there
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from batchd import ids
 from batchd.batches import Batches
 from batchd.damage import Damage
 from batchd.disk import Disk, is_full
 from batchd.engine.runs import Run, Runs
-from batchd.errors import SpoolError
+from batchd.errors import NoRoom, SpoolError
 from batchd.findings import DamageKind, Finding
 from batchd.ledger import Bitmap, Ledger, Tally, recover
 from batchd.metrics import Metrics
@@ -24,6 +26,9 @@ from batchd.writer import LedgerFile, Writer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+_ROOM_AGAIN = 1.0  # seconds
 _NOTES = {
     DamageKind.LEDGER_DAMAGED: (
         "the {name} file was damaged: every line that verified was kept, the others run again; the "
@@ -87,11 +92,10 @@ class Recovery:
             await self._open(record, distrust=False)
 
     async def _open(self, record: BatchRecord, *, distrust: bool) -> None:
-        work = _Reading(self._spool, self._spool.disk, record, distrust=distrust)
-        damaged = await self._read(work)
+        work, damaged = await _when_there_is_room(lambda: self._read(record, distrust=distrust))
         ledger = Ledger(self._writer, work.files, work.done, work.tally, self._metrics)
         if damaged:
-            await self._say(record, ledger, damaged)
+            await _when_there_is_room(lambda: self._say(record, ledger, damaged))
         run = Run(record, work.tag, ledger)
         self._runs.add(run)
         if work.tally.lines:
@@ -100,11 +104,14 @@ class Recovery:
                 extra={"batch": record.id, "done": work.tally.lines, "total": ledger.total},
             )
 
-    async def _read(self, work: "_Reading") -> dict[LineFile, Finding]:
+    async def _read(
+        self, record: BatchRecord, *, distrust: bool
+    ) -> "tuple[_Reading, dict[LineFile, Finding]]":
         """A disk that fails here ends the process; the next start must know that it did."""
         disk = self._spool.disk
+        work = _Reading(self._spool, disk, record, distrust=distrust)
         try:
-            return await disk.run(work.read)
+            return work, await disk.run(work.read)
         except OSError as error:
             if not is_full(error):
                 # Perhaps a sync: the page cache shows then what the disk will never have.
@@ -128,6 +135,21 @@ class Recovery:
                 for which, finding in damaged.items()
             ],
         )
+
+
+async def _when_there_is_room(step: Callable[[], Awaitable[T]]) -> T:
+    """Mending copies: a full disk is a pause at a start, too."""
+    is_told = False
+    while True:
+        try:
+            return await step()
+        except (NoRoom, OSError) as error:
+            if isinstance(error, OSError) and not is_full(error):
+                raise
+            if not is_told:
+                log.error("disk_full", extra={"waiting": "recovery"})  # noqa: TRY400 - no fault of the program
+            is_told = True
+        await asyncio.sleep(_ROOM_AGAIN)
 
 
 class _Reading:

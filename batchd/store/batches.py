@@ -60,7 +60,8 @@ WHERE id = :id AND status IN ('in_progress', 'finalizing', 'cancelling')
 # What was said once is not said again.
 ADD_NOTE = """
 UPDATE batch SET notes = json_insert(notes, '$[#]', :note)
-WHERE id = :id AND NOT EXISTS (SELECT 1 FROM json_each(batch.notes) WHERE value = :note)
+WHERE id = :id AND json_valid(notes)
+  AND NOT EXISTS (SELECT 1 FROM json_each(batch.notes) WHERE value = :note)
 """
 
 _JSON: Mapping[str, object] = {
@@ -105,6 +106,7 @@ async def checkpoint(  # noqa: PLR0913 - one row's cached columns
 
 
 async def add_note(tx: aiosqlite.Connection, batch_id: str, note: str) -> None:
+    """Say something about a batch, once. A row whose notes are damaged is left as it is."""
     """Add a note, unless the batch has it."""
     await tx.execute(ADD_NOTE, {"id": batch_id, "note": note})
 

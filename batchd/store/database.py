@@ -20,8 +20,8 @@ from typing import TypeVar
 
 import aiosqlite
 
-from batchd.disk import NETWORK, filesystem
-from batchd.errors import ConfigError, NoRoom
+from batchd.disk import NETWORK, PASSING, filesystem
+from batchd.errors import ConfigError, NoRoom, SpoolError
 from batchd.store.copies import uri
 from batchd.store.migrations import APPLICATION_ID, migrate
 
@@ -69,7 +69,8 @@ class Database:
     ) -> "AsyncGenerator[Database]":
         """The database at ``path``, checked and migrated.
 
-        ``ConfigError`` if it can't be used, ``NoRoom`` if it can't for want of room.
+        ``ConfigError`` if it can't be used, ``NoRoom`` if it can't for want of room, ``SpoolError``
+        if the disk fails.
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -89,6 +90,10 @@ class Database:
                 name = getattr(error, "sqlite_errorname", "")
                 if name in _NO_ROOM_TO_OPEN:
                     raise NoRoom from error
+                if name.startswith("SQLITE_IOERR") or getattr(error, "errno", None) in PASSING:
+                    # A disk may come to itself again: systemd is to try once more.
+                    text = f"the database {path} cannot be read or written: {error}"
+                    raise SpoolError(text) from error
                 raise ConfigError(_refusal(path, name, error)) from error
             database = cls(writer, reader, on_fatal, make_room)
             try:

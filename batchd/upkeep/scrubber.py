@@ -73,6 +73,9 @@ class Scrubber:
                 self._damage.tell(error.finding)
             except (BatchdError, OSError) as error:
                 log.warning("scrub_given_up", extra={"reason": str(error)})
+            except Exception as error:
+                # Damage may come as anything; a look at it must not end what works.
+                log.exception("scrub_given_up", extra={"reason": type(error).__name__})
             await _pause(stop, self._every)
 
     async def look(self, stop: asyncio.Event) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,51 @@ def test_a_group_is_a_piece_of_lines_at_most_and_what_was_begun(
 def test_a_line_of_many_pieces_is_one_line() -> None:
     data = b"x" * 100_000 + b"\nlast"
     assert list(lines(io.BytesIO(data), 7)) == [(0, data[:100_001]), (100_001, b"last")]
+
+
+@given(
+    st.lists(st.sampled_from([b"\n", b"a", b"\0", b"\0" * 9, b"bc\n"])).map(b"".join),
+    st.integers(1, 9),
+)
+def test_only_long_lines_with_zeros_are_passed_over(data: bytes, piece: int) -> None:
+    found: list[tuple[int, bytes]] = []
+    for at, group in line_groups(io.BytesIO(data), piece, without_zeros=True):
+        start = at
+        for line in group:
+            found.append((start, line))
+            start += len(line)
+    passed_over = set(lines(io.BytesIO(data))) - set(found)
+    assert all(data[at : at + len(line)] == line for at, line in found)
+    assert all(b"\0" in line for _, line in passed_over)
+    whole = [(at, line) for at, line in lines(io.BytesIO(data)) if b"\0" not in line]
+    assert [entry for entry in found if b"\0" not in entry[1]] == whole
+
+
+def test_a_region_of_zeros_is_never_in_memory() -> None:
+    good = b"good\n"
+    holes = Zeros(good, 64 << 20)
+    tracemalloc.start()
+    found = [line for _, group in line_groups(holes, 1 << 16, without_zeros=True) for line in group]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [good]
+    assert most < 1 << 20
+
+
+class Zeros:
+    """A line, then nothing but zeros."""
+
+    def __init__(self, line: bytes, size: int) -> None:
+        self._line = line
+        self._left = size
+
+    def read(self, size: int, /) -> bytes:
+        line, self._line = self._line, b""
+        if line:
+            return line
+        size = min(size, self._left)
+        self._left -= size
+        return bytes(size)
 
 
 @pytest.fixture

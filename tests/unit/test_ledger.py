@@ -26,7 +26,7 @@ from batchd.wire.lines import CANCELLED, EXPIRED, INPUT_LOST, failure_line, neve
 from batchd.wire.lines import reply_line as reply_to
 from batchd.writer import LedgerFile, Writer
 from tests.support.bad_sectors import SECTOR, WornDisk
-from tests.support.fakes import OK, REFUSED, HastyDisk
+from tests.support.fakes import OK, REFUSED, HastyDisk, TroubledDisk
 
 TAG = b"0123abcd"
 TOTAL = 6
@@ -215,6 +215,18 @@ def test_distrust_copies_what_verifies_to_a_new_file(path: Path) -> None:
     assert path.read_bytes() == OUTPUT
     assert path.stat().st_ino != inode
     assert sorted(item.name for item in path.parent.iterdir()) == [path.name]
+
+
+def test_a_salvage_that_finds_no_room_takes_none(path: Path) -> None:
+    path.write_bytes(OUTPUT)
+    full = TroubledDisk()
+    full.room = 10
+    reader = Reader(path)
+    reader.disk = full
+    with pytest.raises(OSError, match="No space left"):
+        reader.read(distrust=True)
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == OUTPUT
 
 
 def test_what_a_broken_off_salvage_left_is_no_hindrance(path: Path) -> None:

@@ -18,8 +18,9 @@ from batchd.states import Event
 from batchd.store import Transaction
 from batchd.store import batches as table
 from batchd.wire.lines import EXPIRED, never_run_line, reply_line
-from tests.support.fakes import OK, REFUSED
+from tests.support.fakes import OK, REFUSED, TroubledDisk
 from tests.support.parts import Parts, opened, requests
+from tests.support.waiting import until
 
 
 class Starting:
@@ -158,6 +159,26 @@ async def test_after_a_failed_sync_ledgers_are_copied_once(
     assert path.stat().st_ino == copied
     said = [vars(entry)["kind"] for entry in caplog.records if entry.message == "damage_found"]
     assert said == ["sync_failed"]
+
+
+async def test_a_start_on_a_full_disk_waits_for_the_room_to_mend_a_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.engine.recovery._ROOM_AGAIN", 0.001)
+    disk = TroubledDisk()
+    async with opened(tmp_path, disk) as parts:
+        record = await parts.running(requests("ab"))
+        await write(parts, record.output_file_id, result(record, 0))
+        await asyncio.to_thread(parts.spool.distrust)
+        disk.room = 10
+        it = Starting(parts)
+        recovering = asyncio.create_task(it.recovery.recover_all())
+        await until(lambda: disk.log.count("write") > 2)
+        assert not recovering.done()
+        disk.room = None
+        await recovering
+        (run,) = it.runs
+        assert run.ledger.missing == 1
 
 
 async def test_an_unfinished_batch_without_its_files_is_not_touched(parts: Parts) -> None:

@@ -153,6 +153,14 @@ async def test_notes_are_added_one_by_one(database: Database) -> None:
     assert (await _row(database, "a")).notes == ["one", 'two "quoted"']
 
 
+async def test_a_note_on_a_row_whose_notes_are_damaged_ends_nothing(database: Database) -> None:
+    await add(database, batch("a"))
+    await database.write(lambda tx: tx.execute("UPDATE batch SET notes = '[}'"))
+    await database.write(lambda tx: table.add_note(tx, "a", "one"))
+    row = await database.row("SELECT notes FROM batch", {})
+    assert row == {"notes": "[}"}
+
+
 async def test_pages_are_newest_first(database: Database) -> None:
     await add(database, *(batch(name) for name in "abcd"), batch("x", owner="other"))
     after = await table.seq_of(database, "local", "c")

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from batchd.errors import ConfigError, NoRoom
+from batchd.errors import ConfigError, NoRoom, SpoolError
 from batchd.store.database import Database
 from batchd.store.migrations import migrations
 
@@ -240,6 +240,21 @@ async def test_any_other_failure_is_the_end(
         await database.write(fail)
     assert fatal == ["the database failed: SQLITE_IOERR_FSYNC"]
     assert "database_failed" in [record.message for record in caplog.records]
+
+
+async def test_a_disk_that_fails_at_the_opening_is_no_fault_of_the_configuration(
+    tmp_path: Path, fatal: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_READ"
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("batchd.store.database.migrate", fail)
+    with pytest.raises(SpoolError, match="disk I/O error"):
+        async with Database.opened(tmp_path / "batchd.db", fatal.append):
+            pass
 
 
 async def test_a_lost_connection_is_the_end(database: Database, fatal: list[str]) -> None:

@@ -144,13 +144,18 @@ class Promises:
         with self._lock:
             uploads, self._new_uploads = self._new_uploads, []
             batches, self._new_batches = self._new_batches, []
-        listed = jobs.file_ids() | {str(batch["id"]) for batch in jobs.batches()}
-        for object_id in (*uploads, *batches):
-            if object_id not in listed:
-                raise Lost(f"{object_id} was acknowledged, and is not there")
+        listed = jobs.file_ids()
+        for file_id in uploads:
+            if file_id not in listed:
+                raise Lost(f"the upload {file_id} was acknowledged, and is not there")
+        for batch_id in batches:
+            self.look(jobs, batch_id)
 
     def check_all(self, jobs: Jobs, events: Iterable[Event]) -> list[Summary]:
-        """Once every batch has ended: each is a true account of its input."""
+        """Once every batch has ended: each is a true account of its input.
+
+        How often a line may have been sent is for the caller to say.
+        """
         self._check_uploads(jobs, self.uploads)
         logs: dict[str, list[Event]] = {}
         for event in events:
@@ -171,7 +176,7 @@ class Promises:
         output = jobs.content(shown["output_file_id"])
         errors = jobs.content(shown["error_file_id"])
         account = Account(input=batch.upload.data, output=output, errors=errors, batch=shown)
-        return check(account, log=log, resent_allowed=batch.upload.count)
+        return check(account, log=log, resent_allowed=len(log or ()))
 
     def _check_uploads(self, jobs: Jobs, file_ids: Iterable[str]) -> None:
         for file_id in file_ids:

@@ -181,7 +181,7 @@ def test_a_daemon_that_hangs_is_killed_and_started_again(box: Machine) -> None:
     start(box)
     box.systemctl("kill", "--kill-whom=main", "--signal=STOP", "batchd")
     until(lambda: is_up_again(box))
-    assert "Watchdog timeout" in box.run("journalctl", "--unit=batchd", "--lines=50")
+    assert "Watchdog timeout" in box.run("journalctl", "--unit=batchd", "--lines=500")
 
 
 def test_a_wrong_configuration_stops_it_for_good_and_is_named(box: Machine) -> None:

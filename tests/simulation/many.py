@@ -35,7 +35,7 @@ from tests.support.mutants import MUTANTS
 Mutate = str | Callable[[], AbstractContextManager[None]]
 
 _PROCESSES = 2
-_CHUNK = 100
+_CHUNK = 250
 _FIRST = 5  # violations that are told in full
 
 

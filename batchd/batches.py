@@ -75,6 +75,7 @@ class Batches:
             expires_at=now + wish.window,
             output_file_id=ids.file_id(self._draw(ids.FILE_ID_BYTES)),
             error_file_id=ids.file_id(self._draw(ids.FILE_ID_BYTES)),
+            priority=wish.priority,
             source=wish.source,
         )
 

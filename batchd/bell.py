@@ -15,12 +15,14 @@ class Bell:
     def ring(self) -> None:
         self._rung.set()
 
-    async def wait(self, *, at_most: float) -> None:
-        """Return when rung, or after ``at_most`` seconds. Forgets the ring."""
+    async def wait(self, *, at_most: float) -> bool:
+        """Return when rung, or after ``at_most`` seconds; whether it was rung. Forgets the ring."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most):
                 await self._rung.wait()
+        was_rung = self._rung.is_set()
         self._rung.clear()
+        return was_rung
 
 
 class Ringable(Protocol):

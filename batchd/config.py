@@ -15,6 +15,18 @@ from typing import Literal
 import msgspec
 
 from batchd.errors import ConfigError
+from batchd.settings import (
+    Duration,
+    Section,
+    Size,
+    at_least,
+    converted,
+    is_duration,
+    more_than_zero,
+    parse_address,
+)
+
+Order = Literal["prefix", "input"]  # in which a batch's lines are sent
 
 SYSTEM_FILE = Path("/etc/batchd/config.toml")
 SYSTEM_DIRECTORY = Path("/var/lib/batchd")
@@ -24,69 +36,6 @@ DEFAULT_LISTEN = "127.0.0.1:8400"
 LARGEST_UPLOAD = 4 * 1024**3 - 1
 
 _LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\]):\d+")
-_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]+):(?P<port>\d{1,5})")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_BYTES = {
-    "B": 1,
-    "KB": 1000,
-    "MB": 1000**2,
-    "GB": 1000**3,
-    "KiB": 1024,
-    "MiB": 1024**2,
-    "GiB": 1024**3,
-}
-
-
-class Duration(float):
-    """Seconds; in the file a number or a string such as "90s", "10m", "24h", "30d"."""
-
-    @classmethod
-    def parse(cls, value: object) -> "Duration":
-        if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-            return cls(float(match[1]) * _SECONDS[match[2]])
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12:  # noqa: PLR2004 - keeps out infinity and NaN
-            return cls(value)
-        raise ValueError(f"{value!r} is not a duration (write a number of seconds, or '10m')")
-
-
-class Size(int):
-    """Bytes; in the file a number or a string such as "200MiB"."""
-
-    @classmethod
-    def parse(cls, value: object) -> "Size":
-        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-            return cls(float(match[1]) * _BYTES[match[2]])
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(value)
-        raise ValueError(f"{value!r} is not a size (write a number of bytes, or '200MiB')")
-
-
-def parse_address(address: str) -> Path | tuple[str, int]:
-    """A listen address: ``host:port`` as a pair, ``unix:/path`` as a path."""
-    if address.startswith("unix:/"):
-        return Path(address.removeprefix("unix:"))
-    match = _ADDRESS.fullmatch(address)
-    if match is None or int(match["port"]) > 65535:  # noqa: PLR2004 - the largest port
-        raise ValueError(f"listen has {address!r}: write 'host:port' or 'unix:/path'")
-    return match["host"].strip("[]"), int(match["port"])
-
-
-def _at_least(low: int, **settings: float) -> None:
-    for name, value in settings.items():
-        if value < low:
-            raise ValueError(f"{name} must be at least {low}")
-
-
-def _more_than_zero(**settings: float) -> None:
-    for name, value in settings.items():
-        if value <= 0:
-            raise ValueError(f"{name} must be more than 0")
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Common settings of every section: immutable, and an unknown key is an error."""
 
 
 class ServerConfig(Section, frozen=True):
@@ -102,7 +51,7 @@ class ServerConfig(Section, frozen=True):
             parse_address(address)
         if self.max_upload_size > LARGEST_UPLOAD:
             raise ValueError("max_upload_size must be less than 4GiB")
-        _at_least(1, max_uploads=self.max_uploads)
+        at_least(1, max_uploads=self.max_uploads)
 
 
 class StorageConfig(Section, frozen=True):
@@ -114,8 +63,25 @@ class StorageConfig(Section, frozen=True):
     scrub_every: Duration = Duration(7 * 86400)
 
     def __post_init__(self) -> None:
-        _at_least(1, memory=self.memory)
-        _more_than_zero(scrub_every=self.scrub_every)
+        at_least(1, memory=self.memory)
+        more_than_zero(scrub_every=self.scrub_every)
+
+
+class ModelLimits(Section, frozen=True):
+    """Rates of some models of a backend, beside those of the whole of it."""
+
+    models: tuple[str, ...]
+    requests_per_minute: float = 0
+    tokens_per_minute: float = 0
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ValueError("models must name one model or glob at least")
+        at_least(
+            0,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+        )
 
 
 class BackendConfig(Section, frozen=True):
@@ -124,8 +90,15 @@ class BackendConfig(Section, frozen=True):
     models: tuple[str, ...] = ("*",)
     api_key_file: Path | None = None
     api_key_env: str | None = None
-    max_in_flight: int = 32
+    weight: float = 1
+    max_in_flight: int | Literal["auto"] = "auto"
     requests_per_minute: float = 0
+    tokens_per_minute: float = 0
+    limits: tuple[ModelLimits, ...] = ()
+    load_url: str | None = None
+    polite: bool = False
+    polite_floor: int = 1
+    polite_hold: Duration = Duration(10)
     connect_timeout: Duration = Duration(10)
     first_byte_timeout: Duration = Duration(600)
     idle_timeout: Duration = Duration(60)
@@ -135,11 +108,22 @@ class BackendConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if not re.match(r"https?://[^/]+", self.base_url):
             raise ValueError("base_url must start with http:// or https:// and a host")
+        if self.load_url not in (None, "auto") and not re.match(r"https?://[^/]+", self.load_url):
+            raise ValueError("load_url must be 'auto' or start with http:// or https://")
         if self.api_key_file and self.api_key_env:
             raise ValueError("give api_key_file or api_key_env, not both")
-        _at_least(1, max_in_flight=self.max_in_flight)
-        _at_least(0, requests_per_minute=self.requests_per_minute)
-        _more_than_zero(
+        if not self.models:
+            raise ValueError("models must name one model or glob at least")
+        if self.max_in_flight != "auto":
+            at_least(1, max_in_flight=self.max_in_flight)
+        at_least(
+            0,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            polite_floor=self.polite_floor,
+        )
+        more_than_zero(
+            weight=self.weight,
             connect_timeout=self.connect_timeout,
             first_byte_timeout=self.first_byte_timeout,
             idle_timeout=self.idle_timeout,
@@ -152,10 +136,11 @@ class RetriesConfig(Section, frozen=True):
     first_delay: Duration = Duration(1)
     max_delay: Duration = Duration(60)
     refused_pause: Duration = Duration(300)
+    quota_pause: Duration = Duration(3600)
 
     def __post_init__(self) -> None:
-        _at_least(1, fault_limit=self.fault_limit)
-        _more_than_zero(refused_pause=self.refused_pause)
+        at_least(1, fault_limit=self.fault_limit)
+        more_than_zero(refused_pause=self.refused_pause, quota_pause=self.quota_pause)
 
 
 class BatchesConfig(Section, frozen=True):
@@ -165,15 +150,19 @@ class BatchesConfig(Section, frozen=True):
     max_embedding_inputs: int = 50_000
     mixed_models: bool = True
     check_models: bool = True
+    order: Order = "prefix"
+    max_running: int = 0
+    max_running_per_owner: int = 0
     finish_grace: Duration = Duration(30)
 
     def __post_init__(self) -> None:
         if not self.endpoints or not self.completion_windows:
             raise ValueError("endpoints and completion_windows must not be empty")
         for window in self.completion_windows:
-            if not _DURATION.fullmatch(window.strip()) or Duration.parse(window) < 1:
+            if not is_duration(window) or Duration.parse(window) < 1:
                 raise ValueError(f"completion_windows has {window!r}: write '24h' or '30m'")
-        _at_least(1, max_requests=self.max_requests)
+        at_least(1, max_requests=self.max_requests)
+        at_least(0, max_running=self.max_running, max_running_per_owner=self.max_running_per_owner)
         if self.max_requests >= 1 << 32:
             raise ValueError("max_requests must be less than 4294967296")
 
@@ -195,11 +184,15 @@ class RetentionConfig(Section, frozen=True):
     orphan_age: Duration = Duration(86400)
 
     def __post_init__(self) -> None:
-        _more_than_zero(sweep_every=self.sweep_every)
+        more_than_zero(sweep_every=self.sweep_every)
 
 
 class AuthConfig(Section, frozen=True):
     keys_file: Path | None = None
+
+
+class DashboardConfig(Section, frozen=True):
+    enabled: bool = True
 
 
 class LoggingConfig(Section, frozen=True):
@@ -217,13 +210,16 @@ class Config(Section, frozen=True):
     inbox: InboxConfig = InboxConfig()
     retention: RetentionConfig = RetentionConfig()
     auth: AuthConfig = AuthConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
         if self.local and self.backends:
             raise ValueError("write either local = true or [[backends]], not both")
-        if len(self.backends) > 1:
-            raise ValueError("this version runs one backend: keep one [[backends]] table")
+        names = [backend.name for backend in self.backends]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two [[backends]] are called {name!r}: give each its own name")
         if self.retention.orphan_age <= self.server.upload_timeout:
             # The sweeper may only remove a temporary file that no upload can still own.
             raise ValueError("retention.orphan_age must exceed server.upload_timeout")
@@ -263,7 +259,7 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
 def parse(text: str, name: str) -> Config:
     """The configuration in ``text``; ``name`` is what error messages call it."""
     try:
-        return msgspec.convert(tomllib.loads(text), Config, dec_hook=_dec_hook)
+        return msgspec.convert(tomllib.loads(text), Config, dec_hook=converted)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
     except msgspec.ValidationError as error:
@@ -284,15 +280,3 @@ def _read(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"the configuration file {path} cannot be read: {reason}") from None
-
-
-def _dec_hook(kind: type, value: object) -> object:
-    if kind is Duration:
-        return Duration.parse(value)
-    if kind is Size:
-        return Size.parse(value)
-    if kind is Path:
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"{value!r} is not a path")
-        return Path(value)
-    raise NotImplementedError

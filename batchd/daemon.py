@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import uvloop
 from aiohttp import http_parser, web
@@ -25,33 +24,36 @@ from batchd import ids, logs
 from batchd.api.app import make_app
 from batchd.api.auth import Keys
 from batchd.api.listen import listening
-from batchd.backends.backend import Backend, opened_backend
+from batchd.backends.caller import HttpCaller, opened_caller
 from batchd.backends.local import LocalServer, local_server
+from batchd.backends.pool import Pool, opened_pool
 from batchd.batches import Batches
 from batchd.bell import Bell, Bells
 from batchd.config import BackendConfig, Config
 from batchd.damage import Damage
 from batchd.disk import Disk
 from batchd.engine.engine import Engine, EngineBells
+from batchd.engine.found import FoundLimits
 from batchd.errors import BatchdError, ConfigError
 from batchd.files import Files
-from batchd.inbox.door import Inbox
+from batchd.loops import Loops
 from batchd.metrics import Metrics
 from batchd.process import (
     FATAL,
     connection_limit,
     die,
     favour_the_loop,
+    handle_signals,
     leaves,
+    most_in_flight,
     raise_descriptor_limit,
-    stop_on_signals,
 )
+from batchd.reload import Reloader
 from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store.database import SQLITE_VERSION, Database
-from batchd.sweeper import Sweeper
+from batchd.store.limits import all_found
 from batchd.systemd import Notifier, watchdog_interval
-from batchd.upkeep.scrubber import Scrubber
 from batchd.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -64,15 +66,13 @@ _RECOVERING = 600.0  # seconds that systemd is asked to allow for reading ledger
 _CLOSING = 15.0  # seconds that closing may take beyond the drain
 
 
-def run(config: Config) -> int:
-    """Run the daemon until SIGTERM or SIGINT. The exit code; ``ConfigError`` if it can't start."""
+def run(config: Config, load: Callable[[], Config]) -> int:
+    """Run the daemon until SIGTERM or SIGINT. The exit code; ``ConfigError`` if it can't start.
+
+    ``load`` reads the configuration anew, for SIGHUP.
+    """
     config.require_backend()
-    logs.configure(
-        config.logging.level,
-        config.logging.format,
-        sys.stderr,
-        journal_stream=os.environ.get("JOURNAL_STREAM"),
-    )
+    _configure_log(config)
     os.umask(0o027)
     favour_the_loop()
     raise_descriptor_limit()
@@ -81,7 +81,7 @@ def run(config: Config) -> int:
     faulthandler.enable()  # systemd's watchdog ends us with SIGABRT: say where we hung
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Daemon(config, os.environ).serve())
+            return runner.run(_Daemon(config, load, os.environ).serve())
     except asyncio.CancelledError:
         log.warning("drain_given_up")
     except BaseExceptionGroup as group:
@@ -95,11 +95,23 @@ def run(config: Config) -> int:
     return FATAL
 
 
+def _configure_log(config: Config) -> None:
+    logs.configure(
+        config.logging.level,
+        config.logging.format,
+        sys.stderr,
+        journal_stream=os.environ.get("JOURNAL_STREAM"),
+    )
+
+
 class _Daemon:
     """One life of the daemon."""
 
-    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, load: Callable[[], Config], environment: Mapping[str, str]
+    ) -> None:
         self._config = config
+        self._load = load
         self._environment = environment
         self._notifier = Notifier(environment.get("NOTIFY_SOCKET"))
         self._spool = Spool(config.storage.directory, Disk())
@@ -114,6 +126,7 @@ class _Daemon:
         self._stop = asyncio.Event()
         self._engine_bells = EngineBells()
         self._sweeper_bell, self._inbox_bell = Bell(), Bell()
+        self._reload_bell = Bell()
         self._bells = Bells([self._engine_bells, self._sweeper_bell, self._inbox_bell])
 
     async def serve(self) -> int:
@@ -123,7 +136,7 @@ class _Daemon:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         keys = Keys.read(config.auth.keys_file)
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(stop_on_signals(self._stop))
+            stack.enter_context(handle_signals(self._stop, self._reload_bell.ring))
             self._spool.prepare()
             stack.enter_context(self._spool.locked())
             self._room.prepare()
@@ -134,7 +147,7 @@ class _Daemon:
                 Writer(self._spool.disk, self._room, self._metrics, self._ledger_failed).running()
             )
             local = await self._local_server(stack)
-            backend = await stack.enter_async_context(self._backend(local))
+            pool = await stack.enter_async_context(await self._pool(database, local))
             files, batches = self._use_cases(database)
             engine = Engine(
                 config,
@@ -144,29 +157,36 @@ class _Daemon:
                 spool=self._spool,
                 room=self._room,
                 writer=writer,
-                backend=backend,
+                pool=pool,
                 metrics=self._metrics,
                 damage=self._damage,
+                now=time.time,
                 draw=random.random,
             )
-            others: list[Loop] = [self._sweeper(batches, files).run, self._room.watch]
+            loops = Loops(config, files, batches, now=time.time)
+            others: list[Loop] = [
+                loops.sweeper(self._spool, self._sweeper_bell).run,
+                self._room.watch,
+                FoundLimits(database, pool.found_limits, time.time).run,
+                self._reloader(pool, keys).run,
+            ]
             if local is not None:
                 others.append(local.supervise)
             if config.inbox.directory is not None:
-                inbox = self._inbox(config.inbox.directory, database, files, batches)
-                await inbox.check()
+                inbox = await loops.inbox(config.inbox.directory, database, self._inbox_bell)
                 others.append(inbox.run)
             app = make_app(
                 config,
                 files,
                 batches,
-                backend,
+                pool,
                 keys,
                 secrets.token_bytes,
                 room=self._room,
                 metrics=self._metrics,
             )
-            await self._run(engine, others, app, self._scrubber(batches).run)
+            scrubber = loops.scrubber(self._spool, self._damage)
+            await self._run(engine, others, app, scrubber.run)
         log.info("batchd_stopped")
         return 0
 
@@ -178,12 +198,11 @@ class _Daemon:
         self._notifier.extend_timeout(int(_RECOVERING * 1_000_000))
         await engine.recover()
         server = self._config.server
-        in_flight = sum(backend.max_in_flight for backend in self._config.backends)
         async with asyncio.TaskGroup() as loops:
             engine.start(loops, self._stop)
             for loop in others:
                 loops.create_task(loop(self._stop))
-            async with listening(app, server, connections=connection_limit(in_flight)):
+            async with listening(app, server, connections=connection_limit(most_in_flight())):
                 listen = ", ".join(server.listen)
                 log.info("batchd_started", extra={"listen": listen, "sqlite": SQLITE_VERSION})
                 self._notifier.ready()
@@ -194,6 +213,7 @@ class _Daemon:
             self._notifier.extend_timeout(int((server.drain + _CLOSING) * 1_000_000))
             log.info("draining", extra={"seconds": server.drain})
             self._bells.ring()
+            self._reload_bell.ring()
 
     async def _until_stopped(self) -> None:
         interval = watchdog_interval(self._environment)
@@ -210,21 +230,38 @@ class _Daemon:
             local_server(self._spool.directory, slots=_LOCAL_SLOTS)
         )
 
-    def _backend(
-        self, local: LocalServer | None
-    ) -> contextlib.AbstractAsyncContextManager[Backend]:
-        if local is not None:
-            chosen = BackendConfig(
-                name="local", base_url=local.base_url, max_in_flight=2 * _LOCAL_SLOTS
+    async def _pool(
+        self, database: Database, local: LocalServer | None
+    ) -> contextlib.AbstractAsyncContextManager[Pool]:
+        def open_caller(
+            config: BackendConfig,
+        ) -> contextlib.AbstractAsyncContextManager[HttpCaller]:
+            return opened_caller(
+                config, self._environment, now=time.time, new_request_id=_new_request_id
             )
-        else:
-            chosen = self._config.backends[0]
-        return opened_backend(
-            chosen,
-            self._environment,
+
+        pool = Pool(
+            open_caller,
             now=time.time,
             monotonic=asyncio.get_running_loop().time,
-            new_request_id=lambda: ids.request_id(secrets.token_bytes(ids.REQUEST_ID_BYTES)),
+            kept=await all_found(database),
+            ceiling=most_in_flight(),
+        )
+        if local is None:
+            return opened_pool(pool, self._config.backends)
+        slots = 2 * _LOCAL_SLOTS
+        chosen = BackendConfig(name="local", base_url=local.base_url, max_in_flight=slots)
+        return opened_pool(pool, [chosen])
+
+    def _reloader(self, pool: Pool, keys: Keys) -> Reloader:
+        return Reloader(
+            self._config,
+            self._load,
+            bell=self._reload_bell,
+            pool=pool,
+            keys=keys,
+            configure_log=_configure_log,
+            say=self._notifier.status,
         )
 
     def _use_cases(self, database: Database) -> tuple[Files, Batches]:
@@ -249,42 +286,6 @@ class _Daemon:
         )
         return files, batches
 
-    def _inbox(self, place: Path, database: Database, files: Files, batches: Batches) -> Inbox:
-        return Inbox(
-            place,
-            self._config.inbox,
-            self._config.batches,
-            database=database,
-            files=files,
-            batches=batches,
-            bell=self._inbox_bell,
-            now=time.time,
-        )
-
-    def _sweeper(self, batches: Batches, files: Files) -> Sweeper:
-        retention = self._config.retention
-        return Sweeper(
-            batches,
-            files,
-            self._spool,
-            self._sweeper_bell,
-            sweep_every=retention.sweep_every,
-            orphan_age=retention.orphan_age,
-            now=time.time,
-        )
-
-    def _scrubber(self, batches: Batches) -> Scrubber:
-        storage = self._config.storage
-        return Scrubber(
-            self._spool,
-            batches,
-            self._damage,
-            rate=storage.scrub_rate,
-            every=storage.scrub_every,
-            orphan_age=self._config.retention.orphan_age,
-            now=time.time,
-        )
-
     def _ledger_failed(self, reason: str) -> None:
         """The page cache may lie now: leave word for the next start, and go at once."""
         with contextlib.suppress(OSError):
@@ -293,3 +294,7 @@ class _Daemon:
 
     def _database_failed(self, reason: str) -> None:
         die(reason)
+
+
+def _new_request_id() -> str:
+    return ids.request_id(secrets.token_bytes(ids.REQUEST_ID_BYTES))

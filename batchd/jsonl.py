@@ -1,7 +1,7 @@
 """Lines of a file in bounded memory, and the index that finds them again.
 
 A file is split on ``\\n`` only (U+2028 and friends may stand inside strings). The index has 16
-bytes per request line: u64 offset, u32 length, u32 signature of the prompt's prefix (0: not taken).
+bytes per request line: u64 offset, u32 length, u32 signature of the prompt's prefix (0: none).
 """
 
 import io
@@ -83,8 +83,8 @@ class IndexWriter:
         self._pending = bytearray()
         self.count = 0
 
-    def add(self, offset: int, length: int) -> None:
-        self._pending += _ENTRY.pack(offset, length, 0)
+    def add(self, offset: int, length: int, signature: int = 0) -> None:
+        self._pending += _ENTRY.pack(offset, length, signature)
         self.count += 1
         if len(self._pending) >= _FLUSH:
             self._file.write(self._pending)
@@ -134,7 +134,7 @@ class IndexedLines:
     def read(self, index: int) -> bytes:
         """The bytes of a line. ``EOFError`` if they are not in the input: one of the two is bad."""
         offset, length = self._entry(index)
-        line = _pread(self._input, length, offset)
+        line = pread(self._input, length, offset)
         if len(line) < length:
             raise EOFError(f"the input ends before request line {index}")
         return line
@@ -146,7 +146,7 @@ class IndexedLines:
     def _entry(self, index: int) -> tuple[int, int]:
         if not 0 <= index < self._count:
             raise IndexError(index)
-        entry = _pread(self._index, ENTRY_SIZE, index * ENTRY_SIZE)
+        entry = pread(self._index, ENTRY_SIZE, index * ENTRY_SIZE)
         if len(entry) < ENTRY_SIZE:
             raise EOFError(f"the index ends before request line {index}")
         offset, length, _ = _ENTRY.unpack(entry)
@@ -155,7 +155,7 @@ class IndexedLines:
         return offset, length
 
 
-def _pread(descriptor: int, size: int, at: int) -> bytes:
+def pread(descriptor: int, size: int, at: int) -> bytes:
     """What there is of ``size`` bytes: the system may hand out fewer at a time."""
     data = os.pread(descriptor, size, at)
     while len(data) < size:

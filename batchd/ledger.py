@@ -33,7 +33,8 @@ from batchd.jsonl import line_groups
 from batchd.metrics import Metrics
 from batchd.model import NO_USAGE, Counts, LineFile, Usage
 from batchd.sectors import PastBadSectors
-from batchd.wire.lines import check_result_lines, is_never_run, summed_usage
+from batchd.wire.lines import check_result_lines, is_never_run
+from batchd.wire.usage import summed_usage
 from batchd.writer import LedgerFile, Writer
 
 _COPY_GROUP = 1 << 20
@@ -117,6 +118,10 @@ class Ledger:
     def next_missing(self, start: int) -> int | None:
         """The first line from ``start`` on without a durable result."""
         return self._done.next_missing(start)
+
+    def is_done(self, index: int) -> bool:
+        """Whether a line has a durable result."""
+        return index in self._done
 
     def end(self, which: LineFile) -> int:
         """The size of a result file, all of it durable."""

@@ -154,12 +154,39 @@ class InboxClaim(msgspec.Struct, frozen=True, kw_only=True):
         return self.device, self.inode, self.mtime_ns, self.size
 
 
+class Retrying(msgspec.Struct, frozen=True):
+    """Lines that have failed before and have no result yet, by what they came to last."""
+
+    lines: int
+    kinds: dict[str, int]
+
+
 class Progress(msgspec.Struct, frozen=True):
-    """What is known of a running batch beyond its row: durable, but not yet in SQLite."""
+    """What is known of a running batch beyond its row: durable, but not yet in SQLite.
+
+    ``retrying`` is of this instant and durable nowhere; None if there is no such line.
+    """
 
     counts: Counts
     usage: Usage = NO_USAGE
     note: str | None = None
+    retrying: Retrying | None = None
+
+
+class TroubledLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line that has failed before and has no result yet. ``line`` counts from 1.
+
+    ``next_attempt_in``: seconds until it may be sent again; None while it is in flight.
+    ``backend``: where it failed last, if that is known.
+    """
+
+    line: int
+    custom_id: str | None
+    attempts: int
+    faults: int
+    last_failure: str
+    backend: str | None
+    next_attempt_in: float | None
 
 
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +198,7 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     window: int
     metadata: dict[str, str] | None = None
     output_expires_after: int
+    priority: int = 0
     source: str = "api"
 
 
@@ -178,12 +206,14 @@ class RequestLine(msgspec.Struct, frozen=True):
     """One line of the input file: what to send, and what to call the answer.
 
     ``index`` counts request lines from 0 (blank lines have none); ``body`` is the client's bytes.
+    ``max_tokens``: the most that its answer may have, where it says so.
     """
 
     index: int
     custom_id: str
     model: str
     body: bytes
+    max_tokens: int | None = None
 
 
 class FailureKind(StrEnum):
@@ -197,6 +227,21 @@ class FailureKind(StrEnum):
     TOO_LARGE = "too_large"
 
 
+class Window(msgspec.Struct, frozen=True):
+    """What a server says of one of its rates: the limit, what is left, seconds to its reset."""
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """What a server says of its rates with an answer."""
+
+    requests: Window | None = None
+    tokens: Window | None = None
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """The backend answered, with whatever status. ``body`` is a JSON object made one line."""
 
@@ -206,6 +251,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage = NO_USAGE
     error_code: str | None = None
     hint: float | None = None  # seconds the backend asked us to wait
+    quota: Quota | None = None
 
     @property
     def ok(self) -> bool:

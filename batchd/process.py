@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NoReturn, cast
 
 log = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ _DESCRIPTORS = 65536
 # that come between two looks at how many there are.
 _OWN_DESCRIPTORS = 512
 _FEW_CONNECTIONS = 16
+_MOST_IN_FLIGHT = 4096
 # Threads that work through a file must not hold the loop up for Python's default of 5 ms a turn.
 _SWITCH_INTERVAL = 0.0005
 
@@ -40,8 +41,8 @@ def die(reason: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def stop_on_signals(stop: asyncio.Event) -> Generator[None]:
-    """SIGTERM and SIGINT set ``stop``; a second one gives up the drain."""
+def handle_signals(stop: asyncio.Event, reload: Callable[[], None]) -> Generator[None]:
+    """SIGTERM and SIGINT set ``stop``, and a second one gives up the drain; SIGHUP reloads."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
@@ -52,10 +53,11 @@ def stop_on_signals(stop: asyncio.Event) -> Generator[None]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 
@@ -71,6 +73,12 @@ def raise_descriptor_limit() -> None:
     if soft < hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _DESCRIPTORS), hard))
+
+
+def most_in_flight() -> int:
+    """How many requests to model servers there may be at once: each has a connection."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(_FEW_CONNECTIONS, min(_MOST_IN_FLIGHT, (soft - _OWN_DESCRIPTORS) // 4))
 
 
 def connection_limit(in_flight: int) -> int:

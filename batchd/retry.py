@@ -8,11 +8,17 @@ import msgspec
 
 from batchd.model import Failure, FailureKind, Outcome, Reply
 
+RATE_LIMITED = "rate_limited"
 MAX_HINT = 300.0  # seconds; a backend may be wrong about how long to wait
 THROTTLES_TO_SETTLE = 5
 
+# Failures of a server that did answer, only not usefully.
+SIGNS_OF_LIFE = frozenset({FailureKind.NOT_HTTP, FailureKind.NOT_JSON, FailureKind.TOO_LARGE})
+
 _FAULT_STATUSES = frozenset({408, 409})
-_TOO_MANY_REQUESTS = 429
+TOO_MANY_REQUESTS = 429
+_OVERLOAD_STATUSES = frozenset({408, 429, 502, 503, 504})
+_NO_QUOTA = "insufficient_quota"
 _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _SERVER_ERROR = 500
@@ -22,12 +28,20 @@ _MAX_PARK = 30.0
 
 
 class LineState(msgspec.Struct, frozen=True):
-    """What a line has been through: ``faults``, and 429s while its backend served others."""
+    """What a line has been through: ``faults``, and 429s while its backend served others.
+
+    ``attempts`` counts all that brought no result, whatever they cost; ``kind`` says what the last
+    came to, and ``backend`` where that was.
+    """
 
     faults: int = 0
     throttles: int = 0
-    # the backend's count of successes when this line was last answered 429
+    # that backend's count of successes when it last answered this line 429
     successes_seen: int = 0
+    attempts: int = 0
+    kind: str = ""
+    backend: str = ""
+    throttled_by: str = ""  # the backend whose 429s are counted
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -35,13 +49,15 @@ class Standing(msgspec.Struct, frozen=True):
 
     successes: int = 0
     parks: int = 0
+    backend: str = ""
 
 
 class Policy(msgspec.Struct, frozen=True):
     fault_limit: int = 5
     first_delay: float = 1.0
     max_delay: float = 60.0
-    refused_pause: float = 300.0  # after a refused key or a used-up quota
+    refused_pause: float = 300.0  # after a refused key
+    quota_pause: float = 3600.0  # after a used-up quota
 
     def backoff(self, attempt: int, *, hint: float | None, jitter: float) -> float:
         """Seconds to wait before attempt ``attempt + 1``.
@@ -78,24 +94,54 @@ def decide(
     outcome: Outcome, line: LineState, standing: Standing, policy: Policy, *, jitter: float
 ) -> Decision:
     """What to do with a line after an attempt that came to ``outcome``."""
+    state = msgspec.structs.replace(
+        line, attempts=line.attempts + 1, kind=kind_of(outcome), backend=standing.backend
+    )
     if isinstance(outcome, Failure):
         if outcome.kind is FailureKind.UNREACHABLE:
-            return _park(line, standing, "unreachable", None, jitter)
-        return _fault(line, policy, None, jitter)
-    if outcome.status_code == _TOO_MANY_REQUESTS:
-        return _throttled(outcome, line, standing, policy, jitter)
-    if _refused(outcome, standing):
-        return Park(policy.refused_pause, f"refused_{outcome.status_code}", line)
-    if outcome.status_code in _FAULT_STATUSES or outcome.status_code >= _SERVER_ERROR:
-        return _fault(line, policy, outcome.hint, jitter)
+            return _park(state, standing, "unreachable", None, jitter)
+        return _fault(state, policy, None, jitter)
+    pause = _pause(outcome, standing, policy)
+    if pause is not None:
+        return Park(*pause, state)
+    if outcome.status_code == TOO_MANY_REQUESTS:
+        return _throttled(outcome, state, standing, line.backend, jitter)
+    if is_fault(outcome):
+        return _fault(state, policy, outcome.hint, jitter)
     return Settle()
 
 
-def _refused(reply: Reply, standing: Standing) -> bool:
-    """A bad key: 401 always; 403 while nothing on this backend has succeeded yet."""
-    if reply.status_code == _UNAUTHORIZED:
-        return True
-    return reply.status_code == _FORBIDDEN and standing.successes == 0
+def is_fault(outcome: Outcome) -> bool:
+    """Whether an attempt came to something that the backend may do better next time."""
+    if isinstance(outcome, Failure):
+        return outcome.kind is not FailureKind.UNREACHABLE
+    return outcome.status_code in _FAULT_STATUSES or outcome.status_code >= _SERVER_ERROR
+
+
+def is_overload(outcome: Outcome) -> bool:
+    """Whether an attempt says that the backend has too much to do.
+
+    Not a 500: that is how servers dress what they will never do.
+    """
+    if isinstance(outcome, Failure):
+        return outcome.kind is FailureKind.TIMEOUT
+    return outcome.status_code in _OVERLOAD_STATUSES and outcome.error_code != _NO_QUOTA
+
+
+def kind_of(outcome: Outcome) -> str:
+    """What an attempt came to, in a word: ``timeout``, ``http_503``."""
+    return outcome.kind.value if isinstance(outcome, Failure) else f"http_{outcome.status_code}"
+
+
+def _pause(reply: Reply, standing: Standing, policy: Policy) -> tuple[float, str] | None:
+    """What people have to see to: a quota that is used up, and a bad key, which is a 401 always and
+    a 403 while nothing on this backend has succeeded yet."""
+    status = reply.status_code
+    if status == TOO_MANY_REQUESTS and reply.error_code == _NO_QUOTA:
+        return policy.quota_pause, _NO_QUOTA
+    if status == _UNAUTHORIZED or (status == _FORBIDDEN and standing.successes == 0):
+        return policy.refused_pause, f"refused_{status}"
+    return None
 
 
 def _fault(line: LineState, policy: Policy, hint: float | None, jitter: float) -> Decision:
@@ -107,17 +153,21 @@ def _fault(line: LineState, policy: Policy, hint: float | None, jitter: float) -
 
 
 def _throttled(
-    reply: Reply, line: LineState, standing: Standing, policy: Policy, jitter: float
+    reply: Reply, line: LineState, standing: Standing, last_backend: str, jitter: float
 ) -> Decision:
-    if reply.error_code == "insufficient_quota":
-        return Park(policy.refused_pause, "insufficient_quota", line)
+    here = standing.backend
+    if line.throttled_by not in {"", here} and last_backend != here:
+        # Goes to and fro between backends: counted at one of them, or it would be at none.
+        return _park(line, standing, RATE_LIMITED, reply.hint, jitter)
     # Counted only if the backend has served somebody since: then it may be this line's own fault.
-    served_others = standing.successes > line.successes_seen
+    served_others = line.throttled_by == here and standing.successes > line.successes_seen
     throttles = line.throttles + 1 if served_others or line.throttles == 0 else line.throttles
     if throttles >= THROTTLES_TO_SETTLE and served_others:
         return Settle()
-    state = msgspec.structs.replace(line, throttles=throttles, successes_seen=standing.successes)
-    return _park(state, standing, "rate_limited", reply.hint, jitter)
+    state = msgspec.structs.replace(
+        line, throttles=throttles, successes_seen=standing.successes, throttled_by=here
+    )
+    return _park(state, standing, RATE_LIMITED, reply.hint, jitter)
 
 
 def _park(

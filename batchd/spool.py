@@ -10,6 +10,7 @@
                                 ledger of an unfinished batch that holds this id
     batches/<batch_id>/input    the batch's own hold on its input: a hard link
     batches/<batch_id>/index    where each request line of the input is
+    batches/<batch_id>/order    in which order they go out, if not as in the input; derived
 
 Publishing is a rename, but the row is the commit: a crash leaves at worst a name in ``incoming``,
 or one in ``files`` or ``batches`` that no row names. Neither is repaired; the sweeper removes both
@@ -122,6 +123,12 @@ class Spool:
     def index(self, batch_id: str) -> Path:
         return self._batches / batch_id / "index"
 
+    def order(self, batch_id: str) -> Path:
+        return self._batches / batch_id / "order"
+
+    def attempts(self, batch_id: str) -> Path:
+        return self._batches / batch_id / "attempts"
+
     def scratch(self, batch_id: str) -> Path:
         return self._batches / batch_id / "scratch"
 
@@ -142,7 +149,7 @@ class Spool:
         return allowed
 
     def release(self, batch_id: str) -> bool:
-        """Let go of a batch's input and index; False as in ``discard``."""
+        """Let go of a batch's input and what is made of it; False as in ``discard``."""
         with self._may_remove() as allowed:
             if allowed:
                 self.disk.remove_directory(self._batches / batch_id)

@@ -31,11 +31,15 @@ _FULL_RETRY = 1.0
 
 
 class LedgerFile:
-    """One growing file. ``end`` is the offset up to which it is good; the writer's to change."""
+    """One growing file. ``end`` is the offset up to which it is good; the writer's to change.
 
-    def __init__(self, path: Path, end: int) -> None:
+    One that is not ``lasting`` is never synced, and what finds no room in it is dropped.
+    """
+
+    def __init__(self, path: Path, end: int, *, lasting: bool = True) -> None:
         self.path = path
         self.end = end
+        self.lasting = lasting
 
 
 Receipt = Callable[[], None]
@@ -77,14 +81,12 @@ class Appender:
 
         ``DiskFull``: nothing of the group counts, and every touched file is back at its end.
         """
-        pieces: dict[LedgerFile, list[bytes]] = {}
-        for file, data, _ in group:
-            pieces.setdefault(file, []).append(data)
+        pieces = _pieces(group)
         written: dict[LedgerFile, tuple[int, int]] = {}
         try:
-            for file, parts in pieces.items():
-                data = b"".join(parts)
-                written[file] = (self.append(file, data), len(data))
+            for file, data in pieces.items():
+                if file.lasting:
+                    written[file] = (self.append(file, data), len(data))
         except DiskFull:
             for file, (descriptor, _) in written.items():
                 self._disk.truncate(descriptor, file.end)
@@ -92,10 +94,26 @@ class Appender:
         self._sync([descriptor for descriptor, _ in written.values()])
         for file, (_, size) in written.items():
             file.end += size
+        # After the sync: some filesystems would make it wait for these bytes, too.
+        for file, data in pieces.items():
+            if not file.lasting:
+                self._append_passing(file, data)
         self._evict()
 
+    def _append_passing(self, file: LedgerFile, data: bytes) -> None:
+        """Write without a sync; what goes wrong is no ledger's trouble, and all is dropped."""
+        try:
+            self.append(file, data)
+        except DiskFull:
+            return
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._disk.truncate(self._descriptor(file), file.end)
+            return
+        file.end += len(data)
+
     def _sync(self, descriptors: list[int]) -> None:
-        if len(descriptors) == 1 or self._sync_threads == 1:
+        if len(descriptors) <= 1 or self._sync_threads == 1:
             for descriptor in descriptors:
                 self._disk.sync(descriptor)
             return
@@ -126,6 +144,14 @@ class Appender:
             self.forget(file)
         if self._pool is not None:
             self._pool.shutdown()
+
+
+def _pieces(group: Sequence[Entry]) -> dict[LedgerFile, bytes]:
+    """What each file of a group gets."""
+    pieces: dict[LedgerFile, list[bytes]] = {}
+    for file, data, _ in group:
+        pieces.setdefault(file, []).append(data)
+    return {file: b"".join(parts) for file, parts in pieces.items()}
 
 
 class Writer:

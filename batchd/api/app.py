@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from batchd.api import batches, files, models, ops
+from batchd.api import backends, batches, dashboard, files, models, ops
 from batchd.api.auth import Guard, Keys
 from batchd.api.middleware import add_headers, authorize, errors_as_json, identify
-from batchd.api.parts import BACKEND, BATCHES, CONFIG, FILES, METRICS, ROOM, UPLOADS
+from batchd.api.parts import BATCHES, CONFIG, FILES, METRICS, POOL, ROOM, UPLOADS
 from batchd.api.uploads import Uploads
-from batchd.backends.backend import Backend
+from batchd.backends.pool import Pool
 from batchd.batches import Batches
 from batchd.config import Config
 from batchd.files import Files
@@ -26,10 +26,15 @@ ROUTES = [
     web.get("/v1/batches", batches.index),
     web.get("/v1/batches/{batch_id}", batches.retrieve),
     web.post("/v1/batches/{batch_id}/cancel", batches.cancel),
+    web.get("/v1/batches/{batch_id}/attempts", batches.attempts),
+    web.get("/v1/backends", backends.index),
+    web.post("/v1/backends/{name}/resume", backends.resume),
     web.get("/v1/models", models.index),
     web.get("/v1/models/{model:.+}", models.retrieve),
     web.get("/healthz", ops.healthz),
     web.get("/metrics", ops.metrics),
+    web.get("/dashboard", dashboard.page),
+    web.get("/dashboard/{name}", dashboard.page),
 ]
 
 _MAX_JSON = 1 << 20
@@ -39,7 +44,7 @@ def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
     config: Config,
     files_: Files,
     batches_: Batches,
-    backend: Backend,
+    pool: Pool,
     keys: Keys,
     draw: Callable[[int], bytes],
     *,
@@ -59,7 +64,7 @@ def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
     app[FILES] = files_
     app[UPLOADS] = Uploads(files_, config.server)
     app[BATCHES] = batches_
-    app[BACKEND] = backend
+    app[POOL] = pool
     app[ROOM] = room
     app[METRICS] = metrics
     app.on_response_prepare.append(add_headers)

@@ -1,4 +1,4 @@
-"""Handlers of ``/v1/batches``: contract section 3."""
+"""Handlers of ``/v1/batches``: contract section 3, and which lines have failed before."""
 
 from aiohttp import web
 
@@ -7,7 +7,7 @@ from batchd.api.parts import BATCHES, CONFIG, answer
 from batchd.api.reading import in_time
 from batchd.model import BatchRecord
 from batchd.wire import params
-from batchd.wire.objects import BatchObject, ListObject
+from batchd.wire.objects import BatchObject, ListObject, TroubledLines
 
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 100
@@ -38,6 +38,14 @@ async def index(request: web.Request) -> web.Response:
 async def retrieve(request: web.Request) -> web.Response:
     batch_id = request.match_info["batch_id"]
     return answer(_object(request, await request.app[BATCHES].get(request[OWNER], batch_id)))
+
+
+async def attempts(request: web.Request) -> web.Response:
+    limit = params.limit(request.query, default=_DEFAULT_LIMIT, maximum=_MAX_LIMIT)
+    batches = request.app[BATCHES]
+    record = await batches.get(request[OWNER], request.match_info["batch_id"])
+    lines, has_more = await batches.live.troubles(record.id, limit)
+    return answer(TroubledLines(data=lines, has_more=has_more))
 
 
 async def cancel(request: web.Request) -> web.Response:

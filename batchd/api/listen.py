@@ -13,8 +13,9 @@ from typing import cast
 
 from aiohttp import web
 
-from batchd.config import ServerConfig, parse_address
+from batchd.config import ServerConfig
 from batchd.errors import BatchdError
+from batchd.settings import parse_address
 
 log = logging.getLogger(__name__)
 

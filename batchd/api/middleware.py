@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
+from batchd.api import dashboard
 from batchd.api.auth import Guard, Keys
 from batchd.api.identity import OWNER, REQUEST_ID
 from batchd.api.parts import answer
@@ -24,7 +25,7 @@ from batchd.wire.objects import ErrorObject
 
 log = logging.getLogger(__name__)
 
-_OPEN_PATHS = frozenset({"/healthz"})
+_OPEN_PATHS = frozenset({"/healthz"}) | dashboard.PATHS
 _STARTED = web.RequestKey("started", float)
 
 

@@ -2,20 +2,20 @@
 
 from aiohttp import web
 
-from batchd.api.parts import BACKEND, answer
-from batchd.backends.backend import ListedModel
+from batchd.api.parts import POOL, answer
+from batchd.backends.models import ListedModel
 from batchd.errors import NotFound
 from batchd.wire.objects import ModelList, ModelObject
 
 
 async def index(request: web.Request) -> web.Response:
-    listed = await request.app[BACKEND].models() or []
+    listed = await request.app[POOL].models()
     return answer(ModelList(data=[_object(model) for model in listed]))
 
 
 async def retrieve(request: web.Request) -> web.Response:
     name = request.match_info["model"]
-    for model in await request.app[BACKEND].models() or []:
+    for model in await request.app[POOL].models():
         if model.id == name:
             return answer(_object(model))
     raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from batchd.api.uploads import Uploads
-from batchd.backends.backend import Backend
+from batchd.backends.pool import Pool
 from batchd.batches import Batches
 from batchd.config import Config
 from batchd.files import Files
@@ -16,7 +16,7 @@ from batchd.wire.objects import encode
 
 FILES = web.AppKey("files", Files)
 BATCHES = web.AppKey("batches", Batches)
-BACKEND = web.AppKey("backend", Backend)
+POOL = web.AppKey("pool", Pool)
 CONFIG = web.AppKey("config", Config)
 ROOM = web.AppKey("room", Room)
 METRICS = web.AppKey("metrics", Metrics)

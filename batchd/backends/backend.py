@@ -1,246 +1,249 @@
-"""A model server: its client, its limits, its key, and the models it says it has.
+"""A model server as batchd sees it: its lanes, rates and parks, whether it lives, what it has.
 
-It never waits: it says when a request may go, and what keeps it from going. One backend in this
-version.
+It never waits: it says when a request may go, and what keeps it from going. It outlives a change
+of its settings; how it is reached (``caller``) and the clocks come from outside.
 """
 
 import asyncio
-import contextlib
-import fnmatch
 import logging
-import re
-from collections.abc import AsyncGenerator, Callable, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Mapping
 
-import aiohttp
-import msgspec
-
-from batchd.backends.client import Client, Connections, connections
-from batchd.backends.limits import Limiter
+from batchd.backends.caller import Caller
+from batchd.backends.calls import Calls
+from batchd.backends.lane import Lane
+from batchd.backends.lanes import Lanes
+from batchd.backends.listing import Listing
+from batchd.backends.load import Load, LoadWatch, Politeness, load_urls
+from batchd.backends.models import ListedModel
+from batchd.backends.parking import OUTAGES, REFUSALS, Parking, waiting_note
+from batchd.backends.pulse import Pulse
 from batchd.config import BackendConfig
-from batchd.errors import ConfigError
-from batchd.model import Outcome, RequestLine
-from batchd.retry import Park
+from batchd.model import Outcome, Reply
+from batchd.retry import RATE_LIMITED, SIGNS_OF_LIFE, Decision, LineState, Park, is_fault, kind_of
 
 log = logging.getLogger(__name__)
 
-_MODELS_AGE = 30.0
-_FAILURE_AGE = 5.0  # so that a server that hangs is not waited for again and again
-_MODELS_TIMEOUT = 3.0
-_MAX_MODELS_SIZE = 4 << 20
-
-_KEY = re.compile(r"[!-~]+")
-
-_PARK_TEXTS = {
-    "unreachable": "cannot be reached",
-    "rate_limited": "asks to wait (429)",
-    "insufficient_quota": "says that the quota is used up; trying again now and then",
-    "refused_401": "refuses its API key (401); put a valid one in its place",
-    "refused_403": "refuses access (403) to its API key; trying again now and then",
-}
-
-
-class ListedModel(msgspec.Struct, frozen=True):
-    """What a backend says of a model. Servers differ, so only ``id`` is relied on."""
-
-    id: str
-    created: object = None
-    owned_by: object = None
-
-
-class _ModelsAnswer(msgspec.Struct, frozen=True):
-    data: list[ListedModel]
-
-
-_decode_models = msgspec.json.Decoder(_ModelsAnswer).decode
-
 
 class Backend:
-    """One model server."""
+    """One model server.
 
-    def __init__(  # noqa: PLR0913 - its parts, and time and chance from outside
+    ``kept``: the limits that an earlier life found, by model; ``ceiling``: the most that measuring
+    may find. ``ring`` is called when something may go that could not.
+    """
+
+    def __init__(  # noqa: PLR0913 - its settings, its server, its past, and time from outside
         self,
         config: BackendConfig,
-        opened: Connections,
-        environment: Mapping[str, str],
+        caller: Caller,
         *,
         now: Callable[[], float],
         monotonic: Callable[[], float],
-        new_request_id: Callable[[], str],
+        ring: Callable[[], None],
+        kept: Mapping[str, int],
+        ceiling: int,
     ) -> None:
         self.config = config
-        self.limiter = Limiter(
-            max_in_flight=config.max_in_flight, requests_per_minute=config.requests_per_minute
-        )
-        self._session = opened.kept
-        self._environment = environment
+        self.caller = caller
+        self.monotonic = monotonic
+        self.parking = Parking(config.name)
+        self.pulse = Pulse()
+        self.calls = Calls()
+        self.lanes = Lanes(self, config, kept, ceiling)
+        self.in_flight = 0
+        self.attempts: Counter[str] = Counter()  # by what they came to
+        self.listing = Listing(config, caller, monotonic)
+        self.note: str | None = None  # why nothing is sent right now, for people
+        self.politeness: Politeness | None = None
+        self.load: Load | None = None  # when it was last told
         self._now = now
-        self._monotonic = monotonic
-        self._key: str | None = None
-        self._models: list[ListedModel] | None = None
-        self._models_at = -_MODELS_AGE
-        self._models_lock = asyncio.Lock()
-        self._note: str | None = None
-        self._key_complaint = False
-        self._client = Client(
-            opened, config, key=lambda: self._key, now=now, new_request_id=new_request_id
-        )
+        self._ring = ring
+        self._load_task: asyncio.Task[None] | None = None
+        self._load_config: BackendConfig | None = None
+        self._probe: object | None = None  # the request that goes first after a park
+        self.configure(config, caller)
 
-    async def load_key(self) -> None:
-        """Read the API key. ``ConfigError`` if it is configured but not there."""
-        if self.config.api_key_env is not None:
-            self._key = self._environment.get(self.config.api_key_env)
-            if not self._key:
-                raise ConfigError(
-                    f"backend {self.config.name}: the environment variable "
-                    f"{self.config.api_key_env} named by api_key_env is not set"
-                )
-        elif self.config.api_key_file is not None:
-            self._key = await asyncio.to_thread(
-                _read_key, self.config.name, self.config.api_key_file
-            )
+    def configure(self, config: BackendConfig, caller: Caller) -> None:
+        """Take new settings; what is in flight, what was learned and what was found stays."""
+        self.config, self.caller = config, caller
+        self.listing.configure(config, caller)
+        self.lanes.configure(config)
+        self.politeness = None
+        if config.polite:
+            self.politeness = Politeness(floor=config.polite_floor, hold=config.polite_hold)
+        if self.parking.reason in REFUSALS:
+            self.parking.end()  # the key may be another one now
 
-    async def send(self, endpoint: str, line: RequestLine) -> Outcome:
-        """Send one line once. After a refusal the key is read again first: it may be a new one."""
-        if self.limiter.park_reason == "refused_401":
-            await self.reload_key()
-        return await self._client.send(endpoint, line)
+    @property
+    def name(self) -> str:
+        return self.config.name
 
-    def answered(self, *, ok: bool) -> None:
-        """An answer that parks nothing has come."""
-        if self._note is not None and not self.limiter.is_parked(self._monotonic()):
-            self._note = None
-            log.info("backend_back", extra={"backend": self.config.name})
-        self.limiter.answered(ok=ok)
+    @property
+    def weight(self) -> float:
+        return self.config.weight
+
+    # -- what goes to it
+
+    def lane(self, model: str) -> Lane:
+        """This model's lane, made when it is first asked for."""
+        return self.lanes.of(model)
+
+    def takes_lines(self, now: float) -> bool:
+        """Whether it may be sent anything, but for slots, rates and parks."""
+        if self.pulse.is_suspect or (self._probe is not None and self.parking.is_half_open):
+            return False
+        bound = self.politeness.bound(now) if self.politeness else None
+        return bound is None or self.in_flight < bound
+
+    def is_well(self, now: float) -> bool:
+        """Whether its lines go, sooner or later, without anything else to happen first."""
+        return not (self.pulse.is_suspect or self.parking.is_parked(now))
+
+    def taken(self) -> object | None:
+        """A slot was taken; what tells it from others if it is the one that goes first."""
+        if not self.in_flight:
+            self.pulse.began(self.monotonic())
+        self.in_flight += 1
+        if not self.parking.is_half_open:
+            return None
+        self._probe = object()
+        return self._probe
+
+    def given_back(self, probe: object | None) -> None:
+        """A slot is free again; ``probe``: what ``taken`` said of it."""
+        self.in_flight -= 1
+        if probe is self._probe:
+            self._probe = None
+
+    # -- what comes back
+
+    def came_to(self, outcome: Outcome, decision: Decision, took: float) -> None:
+        """An attempt came to this, and this was decided of it."""
+        self.attempts[kind_of(outcome)] += 1
+        if isinstance(decision, Park):
+            if not (self.pulse.is_gone and decision.reason == "unreachable"):
+                self.park(decision)
+            return
+        if isinstance(outcome, Reply) or outcome.kind in SIGNS_OF_LIFE:
+            self.pulse.answered(self.monotonic(), took, is_fault=is_fault(outcome))
+            self._answered(ok=isinstance(outcome, Reply) and outcome.ok)
+        else:
+            self.pulse.failed()
+
+    def _answered(self, *, ok: bool) -> None:
+        now = self.monotonic()
+        self.parking.answered(now, ok=ok)
+        if not self.parking.is_parked(now):
+            self._is_back()
 
     def park(self, park: Park) -> None:
         """Send nothing for a while, and say so where people look."""
-        if self.limiter.park(park, self._monotonic()):
-            since = _clock_time(self._now())
-            text = _PARK_TEXTS.get(park.reason, park.reason)
-            self._note = (
-                f"waiting since {since}: backend '{self.config.name}' at "
-                f"{self.config.base_url} {text}"
-            )
-            log.warning(
-                "backend_parked",
-                extra={
-                    "backend": self.config.name,
-                    "reason": park.reason,
-                    "seconds": round(park.delay, 1),
-                },
-            )
+        self._probe = None  # sent before this, it will tell nothing about it
+        if self.parking.park(park, self.monotonic()) or self.note is None:
+            self._say(park)
+
+    def _say(self, park: Park) -> None:
+        self.note = waiting_note(self.config, park.reason, self._now())
+        log.warning(
+            "backend_parked",
+            extra={"backend": self.name, "reason": park.reason, "seconds": round(park.delay, 1)},
+        )
+
+    def _is_back(self) -> None:
+        if self.note is not None:
+            self.note = None
+            log.info("backend_back", extra={"backend": self.name})
+
+    def resume(self) -> None:
+        """Somebody says that what it waits for is over: try at once."""
+        self.parking.end()
+        self._ring()
+
+    # -- what it has
 
     @property
-    def note(self) -> str | None:
-        """Why nothing is sent right now, as a sentence for people; None if all is well."""
-        return self._note
+    def listed(self) -> list[ListedModel] | None:
+        """What it last said that it has; None before it was ever reached."""
+        return self.listing.listed
 
-    async def recheck(self) -> bool:
-        """While the key is refused: whether there is another one now, so that lines may go on."""
-        if self.limiter.park_reason != "refused_401" or not self.limiter.is_parked(
-            self._monotonic()
-        ):
-            return False
-        refused = self._key
-        await self.reload_key()
-        if self._key == refused:
-            return False
-        self.limiter.unpark()
-        return True
+    def serves(self, model: str) -> bool | None:
+        """Whether it has this model; None if only trying can tell."""
+        return self.listing.serves(model)
 
-    async def reload_key(self) -> None:
-        """Read the key again after it was refused; an unreadable one keeps the old."""
-        try:
-            await self.load_key()
-        except ConfigError as error:
-            if not self._key_complaint:
-                log.warning("backend_key_unreadable", extra={"reason": str(error)})
-            self._key_complaint = True
-        else:
-            self._key_complaint = False
+    # -- what it says of its load
 
-    async def models(self) -> list[ListedModel] | None:
-        """What the server lists, at most half a minute old; None if it could not be asked."""
-        async with self._models_lock:
-            age = _MODELS_AGE if self._models is not None else _FAILURE_AGE
-            if self._monotonic() - self._models_at >= age:
-                self._models = await self._ask_models()
-                self._models_at = self._monotonic()
-            return self._models
+    def watch_load(self, tasks: asyncio.TaskGroup) -> None:
+        """Have its load looked at again and again, if the settings as they are now say so."""
+        config = self.config
+        if self._load_config is config:
+            return
+        self.leave_load()
+        self._load_config = config
+        url = config.load_url or ("auto" if config.polite else None)
+        if url is not None:
+            watch = LoadWatch(
+                self.name,
+                load_urls(config.base_url, url),
+                self.caller.fetch,
+                politeness=self.politeness,
+                ours=lambda: self.in_flight,
+                has_work=lambda: self.in_flight > 0 or self._yields(),
+                told=self._load_told,
+            )
+            self._load_task = tasks.create_task(watch.run(), name=f"load-{self.name}")
 
-    async def _ask_models(self) -> list[ListedModel] | None:
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        url = self.config.base_url.rstrip("/") + "/models"
-        try:
-            async with (
-                asyncio.timeout(_MODELS_TIMEOUT),
-                self._session.get(url, headers=headers, allow_redirects=False) as response,
-            ):
-                if response.status != 200:  # noqa: PLR2004 - HTTP's OK
-                    return None
-                body = await response.content.read(_MAX_MODELS_SIZE)
-                while piece := await response.content.read(_MAX_MODELS_SIZE - len(body)):
-                    body += piece
-            return _decode_models(body).data
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError):
-            return None
+    def leave_load(self) -> None:
+        """Look at it no more."""
+        if self._load_task is not None:
+            self._load_task.cancel()
+        self._load_task, self._load_config = None, None
 
-    async def known_models(self) -> "KnownModels | None":
-        """Which models this server has; None if that cannot be told now."""
-        globs = tuple(glob for glob in self.config.models if glob != "*")
-        listed = await self.models()
-        if listed is None or not listed:
-            return None
-        return KnownModels(frozenset(model.id for model in listed), globs)
+    def _yields(self) -> bool:
+        return self.politeness is not None and self.politeness.yields(self.monotonic())
 
+    def _load_told(self, load: Load) -> None:
+        self.load = load
+        busy = [lane for lane in self.lanes.by_model.values() if lane.in_flight]
+        if len(busy) == 1 and not self._yields():
+            # With one model, and no guest, it is ours that wait there.
+            busy[0].capacity.concurrency.queued(self.monotonic(), load.waiting)
+        self._ring()
 
-class KnownModels(msgspec.Struct, frozen=True):
-    """The models a server lists, and the globs its configuration adds."""
+    # -- whether it lives
 
-    listed: frozenset[str]
-    globs: tuple[str, ...] = ()
+    async def look(self) -> None:
+        """Every second: ask for another key, or whether the server lives, if there is cause."""
+        now = self.monotonic()
+        if self.parking.reason == "refused_401" and await self.caller.reload_key():
+            self.resume()
+        if not self.pulse.wants_look(now, in_flight=len(self.calls)):
+            await self._look_whether_back(now)
+            return
+        was_gone = self.pulse.is_gone
+        is_alive = await self.caller.is_alive()
+        if not self.pulse.is_suspect:
+            return  # an answer has come meanwhile
+        self.pulse.looked(self.monotonic(), is_alive=is_alive)
+        if self.pulse.is_gone:
+            if not was_gone:
+                self._is_gone(now)
+            self.calls.abort()  # again, too: a request may have been on its way out
+        elif is_alive:
+            self._ring()
 
-    def __contains__(self, model: str) -> bool:
-        # Ollama lists "llama3:latest" and takes "llama3".
-        if model in self.listed or f"{model}:latest" in self.listed:
-            return True
-        return any(fnmatch.fnmatchcase(model, glob) for glob in self.globs)
+    def _is_gone(self, now: float) -> None:
+        gone = Park(0.0, "gone", LineState())
+        self._probe = None
+        self.parking.park(gone, now)
+        self._say(gone)  # even where it is parked for longer: this is news
 
-
-@contextlib.asynccontextmanager
-async def opened_backend(
-    config: BackendConfig,
-    environment: Mapping[str, str],
-    *,
-    now: Callable[[], float],
-    monotonic: Callable[[], float],
-    new_request_id: Callable[[], str],
-) -> AsyncGenerator[Backend]:
-    """A backend with its connections and its key."""
-    async with connections(config) as opened:
-        backend = Backend(
-            config,
-            opened,
-            environment,
-            now=now,
-            monotonic=monotonic,
-            new_request_id=new_request_id,
-        )
-        await backend.load_key()
-        yield backend
-
-
-def _read_key(name: str, path: Path) -> str:
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"backend {name}: the api_key_file {path} cannot be read") from None
-    if _KEY.fullmatch(key) is None:
-        raise ConfigError(f"backend {name}: the api_key_file {path} holds no usable key")
-    return key
-
-
-def _clock_time(instant: float) -> str:
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    async def _look_whether_back(self, now: float) -> None:
+        """Its lines may all have gone elsewhere: then none will tell."""
+        if self.note is None or self.in_flight or self.pulse.is_suspect:
+            return
+        if self.parking.reason in OUTAGES:
+            if await self.caller.is_alive() and not self.in_flight:
+                self._is_back()
+                self.resume()
+        elif self.parking.reason == RATE_LIMITED and not self.parking.is_parked(now):
+            self._is_back()

@@ -18,10 +18,11 @@ from types import SimpleNamespace
 import aiohttp
 import msgspec
 
-from batchd.backends.hints import wait_hint
+from batchd.backends.hints import quota, wait_hint
 from batchd.config import BackendConfig
 from batchd.model import NO_USAGE, Failure, FailureKind, Outcome, Reply, RequestLine, Usage
-from batchd.wire.lines import answer_usage, one_line
+from batchd.wire.lines import one_line
+from batchd.wire.usage import answer_usage
 
 _KEEPALIVE = 4.0  # below the 5 s after which uvicorn and llama.cpp close an idle connection
 _FIRST_STATUS = 200
@@ -185,6 +186,7 @@ class Client:
             usage=usage or NO_USAGE,
             error_code=None if status in _SUCCESS else _error_code(body),
             hint=None if status in _SUCCESS else wait_hint(response.headers, self._now()),
+            quota=quota(response.headers, self._now()),
         )
 
 

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from batchd.cli.client import Client
 from batchd.cli.errors import CommandFailed
 from batchd.cli.http import Http
-from batchd.config import BackendConfig, Config, parse_address
+from batchd.config import BackendConfig, Config
 from batchd.errors import ConfigError
+from batchd.settings import parse_address
 
 _SECONDS = 5
 _REFUSED_KEY = (401, 403)

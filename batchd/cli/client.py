@@ -3,19 +3,27 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import quote, urlencode
 
 from batchd.cli.errors import CommandFailed, Refused
 from batchd.cli.http import Http
 from batchd.cli.multipart import FileForm, open_file
-from batchd.cli.objects import Batch, File
+from batchd.cli.objects import Backend, Batch, File
 
 _PAGE = {"/v1/batches": 100, "/v1/files": 1000}
 
 
+class Terms(NamedTuple):
+    """On which terms a batch is to run."""
+
+    window: str = "24h"
+    metadata: Mapping[str, str] = {}
+    priority: int = 0
+
+
 class Client:
-    """A daemon's files and batches."""
+    """A daemon's files, batches and backends."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
@@ -31,21 +39,28 @@ class Client:
     def cancel(self, batch_id: str) -> Batch:
         return cast("Batch", self._object("batch", "POST", f"/v1/batches/{_id(batch_id)}/cancel"))
 
-    def create(
-        self, file_id: str, endpoint: str, window: str, metadata: Mapping[str, str] | None
-    ) -> Batch:
-        asked = {
+    def create(self, file_id: str, endpoint: str, terms: Terms) -> Batch:
+        asked: dict[str, object] = {
             "input_file_id": file_id,
             "endpoint": endpoint,
-            "completion_window": window,
-            "metadata": dict(metadata) if metadata else None,
+            "completion_window": terms.window,
+            "metadata": dict(terms.metadata) if terms.metadata else None,
         }
+        if terms.priority:
+            asked["priority"] = terms.priority
         return cast("Batch", self._object("batch", "POST", "/v1/batches", asked))
 
     def batches(self, limit: int | None) -> tuple[list[Batch], bool]:
         """The newest ``limit`` batches (None: all), and whether there are more."""
         listed, has_more = self._list("/v1/batches", limit)
         return cast("list[Batch]", listed), has_more
+
+    def backends(self) -> list[Backend]:
+        return cast("list[Backend]", self._object("list", "GET", "/v1/backends")["data"])
+
+    def resume_backend(self, name: str) -> Backend:
+        path = f"/v1/backends/{_id(name)}/resume"
+        return cast("Backend", self._object("backend", "POST", path))
 
     def files(self, limit: int | None) -> tuple[list[File], bool]:
         listed, has_more = self._list("/v1/files", limit)
@@ -69,14 +84,13 @@ class Client:
         self,
         path: Path,
         endpoint: str,
-        window: str,
-        metadata: Mapping[str, str] | None,
+        terms: Terms,
         on_sent: Callable[[int], None],
     ) -> Batch:
         """Upload and create. An upload whose batch is refused is taken back."""
         file = self.upload(path, on_sent)
         try:
-            return self.create(file["id"], endpoint, window, metadata)
+            return self.create(file["id"], endpoint, terms)
         except Refused:
             with suppress(CommandFailed):
                 self.delete_file(file["id"])

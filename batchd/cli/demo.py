@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from batchd.cli.client import Client
+from batchd.cli.client import Client, Terms
 from batchd.cli.errors import FAILED, CommandFailed
 from batchd.cli.http import Http
 from batchd.cli.prompts import ENDPOINT, index_of, prompt, request_line
@@ -158,7 +158,8 @@ def _run(client: Client, directory: Path) -> int:
     targets = Targets.at(_output(directory), _errors(directory), force=True)
     job = Job(_input(directory), ENDPOINT, targets)
     submitted = {
-        batch["id"]: done for done, batch in submit_all(client, [job], "24h", {"made_by": "demo"})
+        batch["id"]: done
+        for done, batch in submit_all(client, [job], Terms(metadata={"made_by": "demo"}))
     }
     return wait_for(client, submitted, on_detach=_stopping)
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "wait": ("batches:wait", "Wait until batches are done."),
     "cancel": ("batches:cancel", "Cancel batches."),
     "results": ("batches:results", "Download the results of a batch that is done."),
+    "backends": ("backends:backends", "Show the model servers, and what each is doing."),
     "files": ("files:files", "List, download and delete files."),
     "keys": ("keys:keys", "Make API keys."),
     "fsck": ("fsck:fsck", "Say what is damaged in the storage directory."),

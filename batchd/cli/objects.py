@@ -33,10 +33,19 @@ class Usage(TypedDict):
     output_tokens: int
 
 
+class Retrying(TypedDict):
+    """Lines that have failed before and have no result yet; ``kinds``: what they came to last."""
+
+    lines: int
+    kinds: dict[str, int]
+
+
 class Extension(TypedDict):
     """What batchd adds to OpenAI's object."""
 
     notes: NotRequired[list[str]]
+    priority: NotRequired[int]
+    retrying: NotRequired[Retrying | None]
 
 
 class Batch(TypedDict):
@@ -59,6 +68,26 @@ class Batch(TypedDict):
     usage: NotRequired[Usage | None]
     metadata: NotRequired[dict[str, str] | None]
     batchd: NotRequired[Extension]
+
+
+class Lane(TypedDict):
+    """One model on one backend. ``throughput``: answers a second."""
+
+    model: str
+    in_flight: int
+    limit: int
+    throughput: float
+
+
+class Backend(TypedDict):
+    name: str
+    base_url: str
+    state: str
+    note: str | None
+    tries_again_in: float | None
+    in_flight: int
+    models: list[str] | None
+    lanes: list[Lane]
 
 
 class File(TypedDict):
@@ -91,3 +120,13 @@ def finished_at(batch: Batch) -> int | None:
 def notes(batch: Batch) -> list[str]:
     extension = batch.get("batchd")
     return extension.get("notes", []) if extension else []
+
+
+def retrying(batch: Batch) -> Retrying | None:
+    extension = batch.get("batchd")
+    return extension.get("retrying") if extension else None
+
+
+def priority(batch: Batch) -> int:
+    extension = batch.get("batchd")
+    return extension.get("priority", 0) if extension else 0

@@ -22,7 +22,7 @@ def serve(config_file: Path | None) -> int:
 
     from batchd import daemon  # noqa: PLC0415 - heavy, and not needed to refuse
 
-    return daemon.run(loaded)
+    return daemon.run(loaded, lambda: config.load(config_file, os.environ))
 
 
 @click.command()

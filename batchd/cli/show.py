@@ -12,7 +12,18 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from batchd.cli.objects import Batch, File, done, finished_at, is_finished, notes
+from batchd.cli.objects import (
+    Backend,
+    Batch,
+    File,
+    Retrying,
+    done,
+    finished_at,
+    is_finished,
+    notes,
+    priority,
+    retrying,
+)
 
 _COLOURS = {
     "completed": "green",
@@ -21,7 +32,9 @@ _COLOURS = {
     "cancelled": "yellow",
     "cancelling": "yellow",
 }
+_STATE_COLOURS = {"ok": "green", "waiting": "yellow", "gone": "red"}
 _MOST_ERRORS = 20
+_MOST_LANES = 20
 
 
 def page(listed: Sequence[Mapping[str, object]], *, has_more: bool) -> dict[str, object]:
@@ -145,11 +158,60 @@ def file_table(files: Sequence[File], now: float, width: int | None) -> str:
     return table(("ID", "NAME", "SIZE", "PURPOSE", "CREATED"), rows, width)
 
 
+def backend_table(backends: Sequence[Backend], width: int | None) -> str:
+    """A row for each model on each backend, and below what there is to say of one."""
+    rows = [row for backend in backends for row in _backend_rows(backend)]
+    head = ("NAME", "STATE", "MODEL", "IN FLIGHT", "ANSWERS/S")
+    told = [_backend_note(backend, backend["note"]) for backend in backends if backend["note"]]
+    return "\n".join([table(head, rows, width), *told])
+
+
+def _backend_rows(backend: Backend) -> list[tuple[str, ...]]:
+    name, state = printable(backend["name"]), printable(backend["state"])
+    first = (name, click.style(state, fg=_STATE_COLOURS.get(state)))
+    lanes = sorted(backend["lanes"], key=lambda lane: -lane["in_flight"])
+    rows = [
+        (
+            *(("", "") if number else first),
+            printable(lane["model"]),
+            f"{lane['in_flight']:,}/{lane['limit']:,}",
+            f"{lane['throughput']:.1f}",
+        )
+        for number, lane in enumerate(lanes[:_MOST_LANES])
+    ]
+    left = len(lanes) - len(rows)
+    if left:
+        rows.append(("", "", f"… and {left} more", "", ""))
+    return rows or [(*first, _listed(backend["models"]), number(backend["in_flight"]), "")]
+
+
+def _backend_note(backend: Backend, note: str) -> str:
+    wait = backend.get("tries_again_in")
+    end = f"; trying again in {duration(wait)}" if wait else ""
+    return printable(f"{backend['name']}: {note}{end}")
+
+
+def _listed(models: Sequence[str] | None) -> str:
+    """Which models a backend has that was sent nothing yet."""
+    if models is None:
+        return "not known"
+    return printable(models[0]) if len(models) == 1 else f"{len(models):,} models"
+
+
+def retries(retrying: Retrying) -> str:
+    """``12 lines: http_503 10, timeout 2``."""
+    kinds = sorted(retrying["kinds"].items(), key=lambda kind: -kind[1])
+    return f"{lines(retrying['lines'])}: " + ", ".join(f"{kind} {n:,}" for kind, n in kinds)
+
+
 def batch_in_full(batch: Batch, now: float) -> str:
     """One batch, a fact on each line; facts that are not there yet are left out."""
     ended, expires, usage = finished_at(batch), batch.get("expires_at"), batch.get("usage")
+    again = retrying(batch)
     facts = {
         "done": counts(batch),
+        "retrying": again and retries(again),
+        "priority": str(priority(batch)) if priority(batch) else None,
         "endpoint": batch["endpoint"],
         "model": batch.get("model"),
         "input": batch["input_file_id"],

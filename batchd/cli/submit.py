@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple, TypedDict, Unpack, cast
 
 import click
 
-from batchd.cli.client import Client
+from batchd.cli.client import Client, Terms
 from batchd.cli.errors import CommandFailed
 from batchd.cli.multipart import open_file
 from batchd.cli.objects import Batch
@@ -45,6 +45,7 @@ class Asked(TypedDict):
     endpoint: str | None
     window: str
     metadata: dict[str, str]
+    priority: int
     as_json: bool
 
 
@@ -79,6 +80,13 @@ def _pairs(_context: click.Context, _option: click.Parameter, given: Sequence[st
 @click.option(
     "--metadata", multiple=True, callback=_pairs, metavar="K=V", help="Kept with the batch."
 )
+@click.option(
+    "--priority",
+    type=click.IntRange(-10, 10),
+    default=0,
+    metavar="N",
+    help="-10 to 10: two more are twice the turns. Default: 0.",
+)
 @with_json
 @with_client
 def submit(client: Client, inputs: tuple[Path, ...], **asked: Unpack[Asked]) -> int:
@@ -94,7 +102,8 @@ def submit(client: Client, inputs: tuple[Path, ...], **asked: Unpack[Asked]) -> 
         target.is_stdout for job in jobs for target in job.targets.wanted
     )
     submitted: dict[str, Job] = {}
-    for job, batch in submit_all(client, jobs, asked["window"], asked["metadata"]):
+    terms = Terms(asked["window"], asked["metadata"], asked["priority"])
+    for job, batch in submit_all(client, jobs, terms):
         submitted[batch["id"]] = job
         if asked["as_json"] and not asked["wait"]:
             echo_json(batch)
@@ -151,14 +160,12 @@ def endpoint_of(path: Path, endpoint: str | None) -> str:
     return url
 
 
-def submit_all(
-    client: Client, jobs: Sequence[Job], window: str, metadata: Mapping[str, str]
-) -> Iterator[tuple[Job, Batch]]:
+def submit_all(client: Client, jobs: Sequence[Job], terms: Terms) -> Iterator[tuple[Job, Batch]]:
     """Upload and create, one after the other; each as soon as it is there."""
     for job in jobs:
         try:
             with _uploading(job.path) as on_sent:
-                batch = client.submit(job.path, job.endpoint, window, metadata, on_sent)
+                batch = client.submit(job.path, job.endpoint, terms, on_sent)
         except KeyboardInterrupt:
             raise CommandFailed(f"interrupted before {job.path} was submitted") from None
         yield job, batch

@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import Callable
 
-from batchd.backends.backend import Backend
+from batchd.backends.pool import Pool
 from batchd.batches import Batches
 from batchd.bell import Bell, Bells
-from batchd.config import Config
+from batchd.config import BatchesConfig, Config, RetriesConfig
 from batchd.damage import Damage
 from batchd.engine.finalizer import Finalizer
 from batchd.engine.inputs import Inputs
 from batchd.engine.keeper import Keeper
+from batchd.engine.orders import Orders
 from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import Runs
+from batchd.engine.scheduler import Scheduler
+from batchd.engine.troubles import Troubles
 from batchd.engine.validator import Validator
 from batchd.files import Files
 from batchd.metrics import Metrics
@@ -44,34 +47,40 @@ class Engine:
         spool: Spool,
         room: Room,
         writer: Writer,
-        backend: Backend,
+        pool: Pool,
         metrics: Metrics,
         damage: Damage,
+        now: Callable[[], float],
         draw: Callable[[], float],
     ) -> None:
-        retries = config.retries
-        runs, inputs = Runs(batches.live), Inputs(spool)
-        self._recovery = Recovery(spool, batches, runs, writer, metrics, damage)
+        runs, inputs = Runs(batches.live, pool.note), Inputs(spool)
+        batches.live.ask_for_troubles(Troubles(runs, inputs, spool.disk).of)
+        self._pool = pool
+        self._recovery = Recovery(
+            spool,
+            batches,
+            runs,
+            writer,
+            metrics,
+            damage,
+            Orders(spool, config.batches.order).open,
+        )
         self._validator = Validator(
-            batches, files, spool, room, backend, config.batches, bells.validator
+            batches, files, spool, room, pool, config.batches, bells.validator
         )
         self._runner = Runner(
             runs,
-            backend,
+            _scheduler(pool, config.batches, now),
             writer,
             spool.disk,
             inputs,
-            Policy(
-                retries.fault_limit,
-                retries.first_delay,
-                retries.max_delay,
-                retries.refused_pause,
-            ),
+            _policy(config.retries),
             memory=config.storage.memory,
             drain=config.server.drain,
             draw=draw,
             drained=bells.keeper.ring,
         )
+        pool.listen(self._runner.ring)
         self._keeper = Keeper(
             batches,
             runs,
@@ -89,7 +98,27 @@ class Engine:
 
     def start(self, loops: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Run until ``stop``, and through the drain."""
+        loops.create_task(self._pool.watch(stop), name="pool")
         loops.create_task(self._validator.run(stop), name="validator")
         loops.create_task(self._runner.run(stop), name="runner")
         loops.create_task(self._keeper.run(stop), name="keeper")
         loops.create_task(self._finalizer.run(stop), name="finalizer")
+
+
+def _scheduler(pool: Pool, config: BatchesConfig, now: Callable[[], float]) -> Scheduler:
+    return Scheduler(
+        pool,
+        wall_clock=now,
+        max_running=config.max_running,
+        max_running_per_owner=config.max_running_per_owner,
+    )
+
+
+def _policy(config: RetriesConfig) -> Policy:
+    return Policy(
+        config.fault_limit,
+        config.first_delay,
+        config.max_delay,
+        config.refused_pause,
+        config.quota_pause,
+    )

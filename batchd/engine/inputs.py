@@ -14,6 +14,8 @@ from typing import Protocol
 
 import msgspec
 
+from batchd.backends.lane import Slot
+from batchd.engine.queue import LineQueue
 from batchd.engine.runs import Run
 from batchd.jsonl import IndexedLines
 from batchd.model import RequestLine
@@ -36,7 +38,9 @@ class Pick(msgspec.Struct, frozen=True):
     """A line that was given a slot and is not read yet."""
 
     run: Run
+    queue: LineQueue
     index: int
+    slot: Slot
 
 
 class Read(msgspec.Struct, frozen=True):

@@ -1,9 +1,11 @@
-"""Judges a whole input file: one pass over its lines, the index written on the way.
+"""Judges a whole input file: one pass over its lines, the index written on the way, then the order.
 
 Runs in a thread, in slices, so that the loop is not held up. Memory is bounded by the longest line
-and by the cap on errors, however many lines there are. Any fault means that nothing is sent.
+and by the cap on errors, however many lines there are; only the order takes some bytes a line while
+it is made (``gathering``). Any fault means that nothing is sent.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Container
@@ -13,6 +15,8 @@ import msgspec
 
 from batchd.engine.duplicates import Duplicates, confirmed
 from batchd.engine.linecheck import Checked, LineChecker
+from batchd.gathering import Gathering
+from batchd.grouping import Order, write_order
 from batchd.jsonl import BOM, IndexedLines, IndexWriter, lines
 from batchd.model import LineError
 from batchd.wire import lines as lines_of
@@ -23,15 +27,26 @@ _SLICE_BYTES = 1 << 18
 _PAUSE = 0.0001  # seconds; long enough for the loop's thread to take over
 
 _EMPTY_FILE = "The input file is empty. Please ensure that the batch contains at least one request."
+_TOO_MANY_MODELS = "The requests of the input file name too many different models."
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """The batch's own files: the input is read, the others are made of it."""
+
+    input: Path
+    index: Path
+    order: Path
+    scratch: Path
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file must keep to."""
+    """What a file must keep to, and in which order its lines are to go out."""
 
     endpoint: str
     max_requests: int
     max_embedding_inputs: int
     mixed_models: bool
+    order: Order = "prefix"
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -49,19 +64,11 @@ class Stopped(Exception):
 class Inspection:
     """The inspection of one file. ``judge`` blocks; ``stop`` ends it from outside."""
 
-    def __init__(
-        self,
-        input_path: Path,
-        index_path: Path,
-        scratch: Path,
-        rules: Rules,
-        models: Container[str] | None,
-    ) -> None:
-        self._input = input_path
-        self._index = index_path
+    def __init__(self, places: Places, rules: Rules, models: Container[str] | None) -> None:
+        self._places = places
         self._rules = rules
-        self._checker = LineChecker(rules.endpoint, models)
-        self._duplicates = Duplicates(scratch)
+        self._checker = LineChecker(rules.endpoint, models, signs=rules.order == "prefix")
+        self._duplicates = Duplicates(places.scratch)
         self._errors: list[LineError] = []
         self._models: set[str] = set()
         self._first_model: str | None = None
@@ -73,29 +80,35 @@ class Inspection:
         self._stopped.set()
 
     def judge(self) -> Verdict:
-        """Read the file once. When this returns without errors, the index is on disk.
+        """Read the file once. When this returns without errors, index and order are on disk.
 
         ``Stopped`` if told to stop, ``OSError`` if the disk fails.
         """
-        index = IndexWriter(self._index)
-        try:
-            self._pass(index)
-        finally:
-            index.close()
-        errors = sorted([*self._errors, *self._duplicate_errors()], key=_line_no)
-        errors = [*self._file_errors(), *errors][:MAX_ERRORS]
+        index = IndexWriter(self._places.index)
+        gathering = Gathering(self._places.order.parent, self._pause)
+        with contextlib.closing(gathering):
+            try:
+                self._pass(index, gathering)
+            finally:
+                index.close()
+            errors = sorted([*self._errors, *self._duplicate_errors()], key=_line_no)
+            errors = [*self._file_errors(gathering), *errors][:MAX_ERRORS]
+            if not errors:
+                write_order(gathering, self._places.order)
         model = self._first_model if len(self._models) == 1 else None
         return Verdict(self._count, model, errors)
 
-    def _pass(self, index: IndexWriter) -> None:
+    def _pass(self, index: IndexWriter, gathering: Gathering) -> None:
         since_pause = 0
-        with self._input.open("rb") as file:
+        with self._places.input.open("rb") as file:
             for line_no, (offset, line) in enumerate(lines(file), start=1):
                 text = line.removeprefix(BOM) if offset == 0 else line
                 if not text.isspace() and text:
                     skipped = len(line) - len(text)
-                    index.add(offset + skipped, len(text.rstrip(b"\r\n")))
-                    self._line(text, line_no)
+                    checked = self._line(text, line_no)
+                    index.add(offset + skipped, len(text.rstrip(b"\r\n")), checked.signature)
+                    if checked.model is not None:
+                        gathering.add(checked.model, checked.signature)
                     if self._count > self._rules.max_requests:
                         return
                 since_pause += 1 + len(line) * _SLICE // _SLICE_BYTES
@@ -108,7 +121,7 @@ class Inspection:
             raise Stopped
         time.sleep(_PAUSE)
 
-    def _line(self, text: bytes, line_no: int) -> None:
+    def _line(self, text: bytes, line_no: int) -> Checked:
         checked = self._checker.check(text, line_no)
         if checked.custom_id is not None:
             self._duplicates.add(checked.custom_id, self._count, line_no)
@@ -117,6 +130,7 @@ class Inspection:
         errors = checked.errors or self._model_errors(checked, line_no)
         if errors and len(self._errors) < MAX_ERRORS:
             self._errors.extend(errors)
+        return checked
 
     def _model_errors(self, checked: Checked, line_no: int) -> list[LineError]:
         model = checked.model
@@ -136,7 +150,7 @@ class Inspection:
         )
         return [LineError("mismatched_model", text, "body.model", line_no)]
 
-    def _file_errors(self) -> list[LineError]:
+    def _file_errors(self, gathering: Gathering) -> list[LineError]:
         """Faults of the file as a whole; they have no line."""
         rules = self._rules
         if self._count == 0:
@@ -151,13 +165,15 @@ class Inspection:
                 f"{rules.max_embedding_inputs} are allowed in one batch."
             )
             errors.append(LineError("too_many_tasks", text, "body.input"))
+        if gathering.has_too_many_models:
+            errors.append(LineError("invalid_request", _TOO_MANY_MODELS, "body.model"))
         return errors
 
     def _duplicate_errors(self) -> list[LineError]:
         suspects = self._duplicates.suspects(MAX_ERRORS)
         if not suspects:
             return []
-        indexed = IndexedLines(self._input, self._index)
+        indexed = IndexedLines(self._places.input, self._places.index)
         try:
             sure = confirmed(suspects, lambda index: _custom_id(indexed.read(index)))
             return [

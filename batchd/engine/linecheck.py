@@ -9,6 +9,7 @@ from collections.abc import Container
 
 import msgspec
 
+from batchd import prefix
 from batchd.model import LineError
 from batchd.wire.params import type_name
 
@@ -25,10 +26,8 @@ _INVALID_URL = "The URL provided for this request does not match the batch endpo
 Fault = tuple[str, str, str | None]  # code, message, param
 
 
-class _Body(msgspec.Struct, frozen=True):
-    model: str
+class _Body(prefix.Prompt, frozen=True):
     stream: bool | None = None
-    messages: msgspec.Raw = _EMPTY
     input: msgspec.Raw = _EMPTY
 
 
@@ -52,16 +51,23 @@ class Checked(msgspec.Struct, frozen=True):
     model: str | None
     inputs: int
     errors: list[LineError]
+    signature: int = 0
 
 
 class LineChecker:
-    """The rules for the lines of one batch. ``models``: those the backend has, None if unknown."""
+    """The rules for the lines of one batch. ``models``: those the backend has, None if unknown.
 
-    def __init__(self, endpoint: str, models: Container[str] | None) -> None:
+    ``signs``: whether good lines get the signature of their prompt (``prefix``).
+    """
+
+    def __init__(
+        self, endpoint: str, models: Container[str] | None, *, signs: bool = False
+    ) -> None:
         self._endpoint = endpoint
         self._models = models
         self._needs_messages = endpoint == _CHAT
         self._counts_inputs = endpoint == _EMBEDDINGS
+        self._signs = signs
 
     def check(self, line: bytes, line_no: int) -> Checked:
         """Look at one line that is not blank."""
@@ -83,7 +89,8 @@ class LineChecker:
         ):
             return self._diagnose(line, line_no)
         inputs = _count_inputs(body.input) if self._counts_inputs else 0
-        return Checked(request.custom_id, body.model, inputs, [])
+        signature = prefix.signature(body, self._endpoint) if self._signs else 0
+        return Checked(request.custom_id, body.model, inputs, [], signature)
 
     def _diagnose(self, line: bytes, line_no: int) -> Checked:
         try:

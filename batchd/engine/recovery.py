@@ -8,21 +8,27 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from batchd import ids
+from batchd.attempts import Attempts, open_attempts
 from batchd.batches import Batches
 from batchd.damage import Damage
 from batchd.disk import Disk, is_full
+from batchd.engine.orders import OpensOrder
 from batchd.engine.runs import Run, Runs
 from batchd.errors import NoRoom, SpoolError
 from batchd.findings import DamageKind, Finding
 from batchd.ledger import Bitmap, Ledger, Tally, recover
 from batchd.metrics import Metrics
 from batchd.model import BatchRecord, LineFile, Progress
+from batchd.retry import LineState
 from batchd.spool import Spool
 from batchd.states import UNFINISHED
 from batchd.writer import LedgerFile, Writer
+
+if TYPE_CHECKING:
+    from batchd.grouping import LineOrder
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +59,7 @@ class Recovery:
         writer: Writer,
         metrics: Metrics,
         damage: Damage,
+        open_order: OpensOrder,
     ) -> None:
         self._spool = spool
         self._batches = batches
@@ -60,6 +67,7 @@ class Recovery:
         self._writer = writer
         self._metrics = metrics
         self._damage = damage
+        self._open_order = open_order
 
     async def recover_all(self) -> None:
         """Open a run for every batch that was validated and is not terminal."""
@@ -96,7 +104,9 @@ class Recovery:
         ledger = Ledger(self._writer, work.files, work.done, work.tally, self._metrics)
         if damaged:
             await _when_there_is_room(lambda: self._say(record, ledger, damaged))
-        run = Run(record, work.tag, ledger)
+        attempts = Attempts(self._writer, work.attempts, work.tag)
+        run = Run(record, work.tag, ledger, work.order, attempts)
+        run.remember(work.states)
         self._runs.add(run)
         if work.tally.lines:
             log.info(
@@ -109,7 +119,7 @@ class Recovery:
     ) -> "tuple[_Reading, dict[LineFile, Finding]]":
         """A disk that fails here ends the process; the next start must know that it did."""
         disk = self._spool.disk
-        work = _Reading(self._spool, disk, record, distrust=distrust)
+        work = _Reading(self._spool, disk, record, self._open_order, distrust=distrust)
         try:
             return work, await disk.run(work.read)
         except OSError as error:
@@ -155,15 +165,27 @@ async def _when_there_is_room(step: Callable[[], Awaitable[T]]) -> T:
 class _Reading:
     """The blocking part of opening a run."""
 
-    def __init__(self, spool: Spool, disk: Disk, record: BatchRecord, *, distrust: bool) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        disk: Disk,
+        record: BatchRecord,
+        open_order: OpensOrder,
+        *,
+        distrust: bool,
+    ) -> None:
         self._spool = spool
         self._disk = disk
         self._record = record
+        self._open_order = open_order
         self._distrust = distrust
         self.tag = ids.batch_tag(record.id)
         self.done = Bitmap(record.counts.total)
         self.tally = Tally()
         self.files: dict[LineFile, LedgerFile] = {}
+        self.order: LineOrder | None = None
+        self.states: dict[int, LineState] = {}
+        self.attempts = LedgerFile(spool.attempts(record.id), 0, lasting=False)
 
     def read(self) -> dict[LineFile, Finding]:
         """Read both files back; what was damaged."""
@@ -198,7 +220,20 @@ class _Reading:
                     expected=known_end,
                     found=size,
                 )
+        self._read_attempts()
+        self.order = self._open_order(record)
         return damaged
+
+    def _read_attempts(self) -> None:
+        path = self._spool.attempts(self._record.id)
+        found, end = open_attempts(self._disk, path, self.tag, self.done.size, self.done)
+        self.attempts = LedgerFile(path, end, lasting=False)
+        self.states = {
+            index: LineState(
+                faults=one.faults, throttles=one.throttles, attempts=one.attempts, kind=one.kind
+            )
+            for index, one in found.items()
+        }
 
 
 def _kind(size: int | None, known_end: int) -> DamageKind:

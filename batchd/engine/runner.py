@@ -1,25 +1,26 @@
 """Sends the lines of running batches and sees each to its end: slot, attempt, outcome, decision.
 
 Pull-based: a line is read when a slot is free for it, so memory holds the lines in flight and no
-others. Three bounds apply: the backend's slots (free again as soon as the answer is read), twice
+others. Three bounds apply: the backends' slots (free again as soon as the answer is read), twice
 as many lines sent but not yet durable, and a byte budget for bodies and answers.
 
 Cancelled half-way an attempt records nothing, so its line is sent again after a restart: at least
-once to the backend, exactly once in the result files.
+once to a backend, exactly once in the result files.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
+from batchd.attempts import Attempt
 from batchd.bell import Bell
 from batchd.disk import Disk
 from batchd.engine.inputs import Inputs, Pick, Read
+from batchd.engine.queue import LineQueue
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.engine.scheduler import Scheduler
-from batchd.model import NO_USAGE, Failure, FailureKind, LineFile, Outcome, Reply, RequestLine
-from batchd.retry import Park, Policy, Requeue, Settle, Standing, decide
+from batchd.model import NO_USAGE, Failure, LineFile, Outcome, Reply, RequestLine
+from batchd.retry import RATE_LIMITED, Park, Policy, Requeue, Settle, decide
 from batchd.states import BatchStatus
 from batchd.wire.lines import failure_line, file_of, reply_line
 from batchd.writer import Writer
@@ -27,37 +28,7 @@ from batchd.writer import Writer
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 1.0
-
-# Failures of a server that did answer, only not usefully.
-_SIGNS_OF_LIFE = frozenset({FailureKind.NOT_HTTP, FailureKind.NOT_JSON, FailureKind.TOO_LARGE})
 _BEHIND_OTHERS = 0.1
-
-
-class Limits(Protocol):
-    """When a request may go; all times are of the loop's clock."""
-
-    max_in_flight: int
-    in_flight: int
-
-    @property
-    def standing(self) -> Standing: ...
-    def ready_at(self, now: float) -> float: ...
-    def take(self, now: float) -> None: ...
-    def give_back(self) -> None: ...
-    def put_back(self) -> None: ...
-
-
-class Transport(Protocol):
-    """What the runner asks of a backend."""
-
-    @property
-    def limiter(self) -> Limits: ...
-    @property
-    def note(self) -> str | None: ...
-    async def send(self, endpoint: str, line: RequestLine) -> Outcome: ...
-    def answered(self, *, ok: bool) -> None: ...
-    def park(self, park: Park) -> None: ...
-    async def recheck(self) -> bool: ...
 
 
 class Runner:
@@ -66,7 +37,7 @@ class Runner:
     def __init__(  # noqa: PLR0913, PLR0917 - its parts, its bounds, and chance from outside
         self,
         runs: Runs,
-        backend: Transport,
+        scheduler: Scheduler,
         writer: Writer,
         disk: Disk,
         inputs: Inputs,
@@ -78,7 +49,7 @@ class Runner:
         drained: Callable[[], None],
     ) -> None:
         self._runs = runs
-        self._backend = backend
+        self._scheduler = scheduler
         self._writer = writer
         self._disk = disk
         self._inputs = inputs
@@ -87,10 +58,12 @@ class Runner:
         self._drain = drain
         self._draw = draw
         self._drained = drained
-        self._scheduler = Scheduler()
         self._wake = Bell()
         self._held = 0
-        self._unsettled = 0
+
+    def ring(self) -> None:
+        """Something may go that could not."""
+        self._wake.ring()
 
     def admit(self, run: Run) -> None:
         """Let a run take part, if it is to send lines."""
@@ -107,29 +80,42 @@ class Runner:
         async with asyncio.TaskGroup() as attempts:
             waker = attempts.create_task(self._ring_at(stop), name="runner-stop")
             while not stop.is_set():
-                now = asyncio.get_running_loop().time()
-                picks = self._picks(now)
-                if not picks:
-                    if await self._backend.recheck():
-                        self._hurry()
-                        continue
-                    await self._wake.wait(at_most=self._until_ready(now))
-                    continue
-                found = await self._disk.run(
-                    self._inputs.read_picks, picks, self._memory - self._held, alone=self._held == 0
-                )
-                for read in found:
-                    self._start(attempts, read)
-                for pick in picks[len(found) :]:
-                    self._put_back(pick)
-                if not found:
-                    await self._wake.wait(at_most=_LOOK_AGAIN)  # whoever makes room rings
+                if not await self._dispatch(attempts):
+                    await self._wake.wait(at_most=self._until_ready())
             waker.cancel()
             await self._finish_attempts()
 
     async def _ring_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._wake.ring()
+
+    async def _dispatch(self, attempts: asyncio.TaskGroup) -> bool:
+        """Send what may go now; False if nothing may."""
+        await self._read_on()
+        picks = self._picks(asyncio.get_running_loop().time())
+        if not picks:
+            return bool(self._scheduler.hungry)
+        found = await self._disk.run(
+            self._inputs.read_picks, picks, self._memory - self._held, alone=self._held == 0
+        )
+        for read in found:
+            self._start(attempts, read)
+        for pick in picks[len(found) :]:
+            self._put_back(pick)
+        if not found:
+            await self._wake.wait(at_most=_LOOK_AGAIN)  # whoever makes room rings
+        return True
+
+    async def _read_on(self) -> None:
+        """Read further in the orders of lines that were used up."""
+        hungry = list(self._scheduler.hungry)
+        if not hungry:
+            return
+        failed = await self._disk.run(_fill, hungry)
+        for queue in hungry:
+            self._scheduler.wake(queue)
+        if failed:
+            await self._wake.wait(at_most=_LOOK_AGAIN)
 
     async def _finish_attempts(self) -> None:
         open_attempts = [task for run in self._runs for task in run.attempts]
@@ -141,112 +127,102 @@ class Runner:
     def _picks(self, now: float) -> list[Pick]:
         """A line for each free slot, as far as the bounds allow."""
         picks: list[Pick] = []
-        while self._may_send(now):
+        while self._held < self._memory and not self._writer.is_full:
             found = self._scheduler.next(now)
             if found is None:
                 break
-            run, index = found
-            self._backend.limiter.take(now)
-            self._unsettled += 1
-            run.unsettled += 1
-            picks.append(Pick(run, index))
+            pick = Pick(*found)
+            pick.run.unsettled += 1
+            picks.append(pick)
         return picks
 
-    def _may_send(self, now: float) -> bool:
-        limiter = self._backend.limiter
-        return (
-            limiter.ready_at(now) <= now
-            and self._unsettled < 2 * limiter.max_in_flight
-            and self._held < self._memory
-            and not self._writer.is_full
-        )
-
-    def _until_ready(self, now: float) -> float:
-        """How long to wait when nothing could be sent at ``now``."""
-        ready = max(self._backend.limiter.ready_at(now), self._scheduler.next_at())
+    def _until_ready(self) -> float:
+        """How long to wait when nothing could be sent."""
+        now = asyncio.get_running_loop().time()
+        ready = self._scheduler.next_at(now)
         if ready <= now:
             return _LOOK_AGAIN  # one of our own bounds: whoever frees it rings
         return min(ready - now, _LOOK_AGAIN)
 
-    def _hurry(self) -> None:
-        """What lines waited for has gone: all may be sent now."""
-        now = asyncio.get_running_loop().time()
-        for run in self._runs:
-            run.hurry(now)
-            self._scheduler.line_waits(run)
-
     def _put_back(self, pick: Pick) -> None:
         """There was no room for a line after all. Rings no bell: nothing has become free."""
-        self._backend.limiter.put_back()
-        pick.run.put_back(pick.index)
-        self._scheduler.line_is_back(pick.run)
-        self._unsettled -= 1
+        pick.slot.put_back()
+        self._scheduler.landed(pick.run)
+        pick.queue.put_back(pick.index)
+        self._scheduler.wake(pick.queue)
         pick.run.unsettled -= 1
         self._tell_if_quiet(pick.run)
 
     def _start(self, attempts: asyncio.TaskGroup, read: Read) -> None:
-        run, line = read.pick.run, read.line
+        pick, line = read.pick, read.line
+        run = pick.run
         self._held += read.size
         if line is None:
             self._lose_input(run)
         if line is None or run.status is not BatchStatus.IN_PROGRESS:
-            self._backend.limiter.give_back()
-            self._let_go(run, read.size)
+            pick.slot.put_back()
+            self._land(pick)
+            self._let_go(pick, read.size)
             return
-        task = attempts.create_task(self._attempt(run, line, read.size), name=f"line-{line.index}")
+        task = attempts.create_task(self._attempt(pick, line, read.size), name=f"line-{line.index}")
         run.attempts.add(task)
-        task.add_done_callback(lambda ended: self._attempt_ended(run, ended, read.size))
+        task.add_done_callback(lambda ended: self._attempt_ended(pick, ended, read.size))
 
-    def _attempt_ended(self, run: Run, attempt: asyncio.Task[None], size: int) -> None:
+    def _attempt_ended(self, pick: Pick, attempt: asyncio.Task[None], size: int) -> None:
         """Free the slot. Not the attempt's own work: cancelled early, it never takes a step."""
-        run.attempts.discard(attempt)
-        self._backend.limiter.give_back()
+        pick.run.attempts.discard(attempt)
+        self._land(pick)
         self._wake.ring()
         if attempt.cancelled() or attempt.exception() is not None:
-            self._let_go(run, size)
-        self._tell_if_quiet(run)
+            self._let_go(pick, size)
+        self._tell_if_quiet(pick.run)
 
-    async def _attempt(self, run: Run, line: RequestLine, size: int) -> None:
+    def _land(self, pick: Pick) -> None:
+        pick.slot.free()
+        pick.queue.landed(pick.index)
+        self._scheduler.landed(pick.run)
+
+    async def _attempt(self, pick: Pick, line: RequestLine, size: int) -> None:
         """Send one line once, and hand it to whoever is next."""
-        outcome = await self._backend.send(run.endpoint, line)
-        state = run.state(line.index)
-        decision = decide(
-            outcome, state, self._backend.limiter.standing, self._policy, jitter=self._draw()
-        )
+        slot = pick.slot
+        outcome = await slot.send(pick.run.endpoint, line)
+        state = pick.run.state(line.index)
+        decision = decide(outcome, state, slot.standing, self._policy, jitter=self._draw())
+        slot.came_to(outcome, decision)
         match decision:
             case Settle():
-                self._heard(outcome)
-                self._settle(run, line, outcome, size)
+                self._settle(pick, line, outcome, size)
             case Requeue():
-                self._heard(outcome)
-                self._requeue(run, line.index, decision, size)
+                self._requeue(pick, decision, size, decision.delay)
             case Park():
-                self._park(decision)
-                # Another line goes first if there is one: this one alone may be why.
-                self._requeue(run, line.index, decision, size, behind=_BEHIND_OTHERS)
+                self._requeue(pick, decision, size, _BEHIND_OTHERS + self._holds(pick, decision))
 
-    def _heard(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Reply):
-            self._backend.answered(ok=outcome.ok)
-        elif outcome.kind in _SIGNS_OF_LIFE:
-            self._backend.answered(ok=False)
-        if self._runs.backend_note is not None:
-            self._runs.backend_note = self._backend.note
+    def _holds(self, pick: Pick, park: Park) -> float:
+        """For how long a parked backend keeps a line: the backend itself keeps the time.
 
-    def _park(self, park: Park) -> None:
-        self._backend.park(park)
-        self._runs.backend_note = self._backend.note
+        But where one is asked to wait, and no other does its model, other lines go first when it
+        may go on: this one alone may be why.
+        """
+        lane = pick.slot.lane
+        alone = not self._scheduler.has_other(lane.model, lane.name)
+        return park.delay if park.reason == RATE_LIMITED and alone else 0.0
 
-    def _requeue(
-        self, run: Run, index: int, decision: Requeue | Park, size: int, *, behind: float = 0
-    ) -> None:
-        due = asyncio.get_running_loop().time() + decision.delay + behind
-        run.wait_until(index, due, decision.state)
-        self._scheduler.line_waits(run)
-        self._let_go(run, size)
+    def _requeue(self, pick: Pick, decision: Requeue | Park, size: int, delay: float) -> None:
+        run, state = pick.run, decision.state
+        before = run.state(pick.index)
+        due = asyncio.get_running_loop().time() + delay
+        run.note(pick.index, state)
+        pick.queue.wait_until(pick.index, due)
+        self._scheduler.line_waits(pick.queue)
+        if (state.faults, state.throttles) != (before.faults, before.throttles):
+            run.attempts_file.append(
+                Attempt(pick.index, state.attempts, state.faults, state.throttles, state.kind)
+            )
+        self._let_go(pick, size)
 
-    def _settle(self, run: Run, line: RequestLine, outcome: Outcome, size: int) -> None:
+    def _settle(self, pick: Pick, line: RequestLine, outcome: Outcome, size: int) -> None:
         """Write the outcome down; the line is done when that is durable."""
+        run = pick.run
         run.settled(line.index)
         if isinstance(outcome, Reply):
             which, usage = file_of(outcome), outcome.usage if outcome.ok else NO_USAGE
@@ -259,19 +235,20 @@ class Runner:
         self._held += len(text)
 
         def durable() -> None:
-            self._let_go(run, held)
+            pick.queue.gone(line.index)
+            self._let_go(pick, held)
             if run.is_drained:
                 self._scheduler.remove(run)
                 self._drained()
 
         run.ledger.append(which, line.index, text, usage, durable)
 
-    def _let_go(self, run: Run, size: int) -> None:
+    def _let_go(self, pick: Pick, size: int) -> None:
+        pick.slot.settle()
         self._held -= size
-        self._unsettled -= 1
-        run.unsettled -= 1
+        pick.run.unsettled -= 1
         self._wake.ring()
-        self._tell_if_quiet(run)
+        self._tell_if_quiet(pick.run)
 
     def _tell_if_quiet(self, run: Run) -> None:
         if run.is_quiet and (run.status in CLOSING or run.input_lost):
@@ -283,6 +260,18 @@ class Runner:
             run.input_lost = True
             self._scheduler.remove(run)
             self._drained()
+
+
+def _fill(queues: Sequence[LineQueue]) -> bool:
+    """Read on in each; whether one could not be read just now."""
+    failed = False
+    for queue in queues:
+        try:
+            queue.fill()
+        except (OSError, EOFError) as error:
+            log.warning("order_not_read", extra={"reason": str(error)})
+            failed = True
+    return failed
 
 
 def log_failure(run: Run, line: RequestLine, failure: Failure) -> None:

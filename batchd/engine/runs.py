@@ -1,16 +1,19 @@
 """The batches that run: what the engine holds in memory of each, and the table of them all.
 
-A run is made from a row and two ledger files, at start and after validation alike. It holds a
-bitmap of done lines, a cursor, and a few numbers for each line that waits or has failed before:
-never a line itself.
+A run is made from a row, its result files and the order of its lines, at start and after
+validation alike. It holds a bitmap of done lines, a queue for each model, and a few numbers for
+each line that waits or has failed before: never a line itself.
 """
 
-import heapq
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from batchd.attempts import Attempts
+from batchd.engine.queue import LineQueue
+from batchd.grouping import LineOrder
 from batchd.ledger import Ledger
-from batchd.model import BatchRecord, Progress
+from batchd.model import BatchRecord, Progress, Retrying
 from batchd.progress import LiveProgress
 from batchd.retry import LineState
 from batchd.states import BatchStatus
@@ -18,11 +21,10 @@ from batchd.states import BatchStatus
 if TYPE_CHECKING:
     import asyncio
 
+    from batchd.gathering import Group
+
 
 NEW_LINE = LineState()
-
-# Lines of one batch that may wait for another attempt before no fresh line of it is sent.
-MAX_WAITING = 4096
 
 CLOSING = frozenset({BatchStatus.FINALIZING, BatchStatus.CANCELLING})
 
@@ -30,22 +32,35 @@ CLOSING = frozenset({BatchStatus.FINALIZING, BatchStatus.CANCELLING})
 class Run:
     """One batch that was validated and is not terminal. Lives on the loop."""
 
-    def __init__(self, record: BatchRecord, tag: bytes, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        record: BatchRecord,
+        tag: bytes,
+        ledger: Ledger,
+        order: LineOrder | None,
+        attempts_file: Attempts,
+    ) -> None:
+        """``order`` is None if the input is lost."""
         self.id = record.id
+        self.owner = record.owner
         self.endpoint = record.endpoint
+        self.priority = record.priority
+        self.created_at = record.created_at
         self.expires_at = record.expires_at
         self.status = record.status
         self.tag = tag
         self.ledger = ledger
+        self.attempts_file = attempts_file
+        self._states: dict[int, LineState] = {}
+        self._kinds: Counter[str] = Counter()  # of the states
+        self.queues: Sequence[LineQueue] = (
+            _queues(order, ledger, self._states) if order is not None else []
+        )
         self.attempts: set[asyncio.Task[None]] = set()
         self.unsettled = 0  # lines sent whose result is not durable
         self.closing_since: float | None = None
         self.is_ending = False
-        self.input_lost = False
-        self._cursor = 0
-        self._put_back: list[int] = []
-        self._waiting: list[tuple[float, int]] = []
-        self._states: dict[int, LineState] = {}
+        self.input_lost = order is None
 
     @property
     def is_quiet(self) -> bool:
@@ -56,54 +71,59 @@ class Run:
     def is_drained(self) -> bool:
         return self.ledger.missing == 0
 
-    def take(self, now: float) -> int | None:
-        """The next line to send; None if none may be sent now."""
-        if self._put_back:
-            return self._put_back.pop()
-        if self._waiting and self._waiting[0][0] <= now:
-            return heapq.heappop(self._waiting)[1]
-        if len(self._waiting) >= MAX_WAITING:
-            return None
-        index = self.ledger.next_missing(self._cursor)
-        self._cursor = self.ledger.total if index is None else index + 1
-        return index
-
-    def put_back(self, index: int) -> None:
-        """A taken line was not sent after all."""
-        self._put_back.append(index)
-
-    def wait_until(self, index: int, not_before: float, state: LineState) -> None:
-        """Send a line again, not before an instant of the loop's clock."""
-        self._states[index] = state
-        heapq.heappush(self._waiting, (not_before, index))
-
-    def hurry(self, now: float) -> None:
-        """No line has to wait any longer."""
-        self._waiting = [(min(due, now), index) for due, index in self._waiting]
-        heapq.heapify(self._waiting)
-
-    def next_at(self) -> float | None:
-        """When a waiting line becomes due; None if none waits."""
-        return self._waiting[0][0] if self._waiting else None
-
     def state(self, index: int) -> LineState:
+        """What a line has been through."""
         return self._states.get(index, NEW_LINE)
+
+    def note(self, index: int, state: LineState) -> None:
+        """What a line has been through by now."""
+        self.settled(index)
+        self._states[index] = state
+        self._kinds[state.kind] += 1
+
+    def remember(self, states: Mapping[int, LineState]) -> None:
+        """What lines without a result have been through in an earlier life."""
+        for index, state in states.items():
+            self.note(index, state)
 
     def settled(self, index: int) -> None:
         """A line needs no further attempt."""
-        self._states.pop(index, None)
+        state = self._states.pop(index, None)
+        if state is not None:
+            self._kinds[state.kind] -= 1
+
+    @property
+    def troubled(self) -> Mapping[int, LineState]:
+        """The lines that have failed before and have no result yet."""
+        return self._states
+
+    @property
+    def retrying(self) -> Retrying | None:
+        """How many lines have failed before, and why; None if none has."""
+        if not self._states:
+            return None
+        return Retrying(len(self._states), {kind: n for kind, n in self._kinds.items() if n})
 
     def close(self) -> None:
         self.ledger.close()
+        self.attempts_file.close()
+
+
+def _queues(order: LineOrder, ledger: Ledger, states: dict[int, LineState]) -> Sequence[LineQueue]:
+    by_model: dict[str, list[Group]] = {}
+    for group in order.groups:
+        by_model.setdefault(group.model, []).append(group)
+    read = None if order.is_as_in_input else order.read
+    return [LineQueue(model, groups, read, ledger, states) for model, groups in by_model.items()]
 
 
 class Runs:
-    """All runs, by batch id."""
+    """All runs, by batch id. ``note``: why lines of some models wait, if they do."""
 
-    def __init__(self, live: LiveProgress) -> None:
+    def __init__(self, live: LiveProgress, note: Callable[[Iterable[str]], str | None]) -> None:
         self._live = live
+        self._note = note
         self._runs: dict[str, Run] = {}
-        self.backend_note: str | None = None
 
     def __iter__(self) -> Iterator[Run]:
         return iter(list(self._runs.values()))
@@ -125,4 +145,6 @@ class Runs:
 
     def _progress(self, run: Run) -> Progress:
         waits = run.status is BatchStatus.IN_PROGRESS and not run.is_drained
-        return Progress(run.ledger.counts, run.ledger.usage, self.backend_note if waits else None)
+        note = self._note(queue.model for queue in run.queues) if waits else None
+        retrying = run.retrying if waits else None
+        return Progress(run.ledger.counts, run.ledger.usage, note, retrying)

@@ -1,8 +1,8 @@
 """Moves batches out of ``validating``: to ``in_progress``, or to ``failed`` with every fault.
 
 The input hold comes first (a hard link), then the inspection, then one transaction that also
-requires the file's row to be live still. A crash before it leaves a hold and an index that the
-next start writes anew. Nothing is sent unless the whole file is valid.
+requires the file's row to be live still. A crash before it leaves a hold, an index and an order
+that the next start writes anew. Nothing is sent unless the whole file is valid.
 """
 
 import asyncio
@@ -10,12 +10,12 @@ import contextlib
 import logging
 from typing import Protocol
 
-from batchd.backends.backend import KnownModels
+from batchd.backends.models import KnownModels
 from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.closing import missing_input
 from batchd.config import BatchesConfig
-from batchd.engine.inspection import Inspection, Rules, Stopped, Verdict
+from batchd.engine.inspection import Inspection, Places, Rules, Stopped, Verdict
 from batchd.errors import FileCorrupt, InvalidRequest, NoRoom
 from batchd.files import Files
 from batchd.model import BatchRecord, LineError
@@ -131,27 +131,31 @@ class Validator:
         return None
 
     async def _inspect(self, record: BatchRecord) -> Verdict:
-        config = self._config
+        config, spool = self._config, self._spool
         inspection = Inspection(
-            self._spool.input(record.id),
-            self._spool.index(record.id),
-            self._spool.scratch(record.id),
+            Places(
+                input=spool.input(record.id),
+                index=spool.index(record.id),
+                order=spool.order(record.id),
+                scratch=spool.scratch(record.id),
+            ),
             Rules(
                 endpoint=record.endpoint,
                 max_requests=config.max_requests,
                 max_embedding_inputs=config.max_embedding_inputs,
                 mixed_models=config.mixed_models,
+                order=config.order,
             ),
             await self._models.known_models() if config.check_models else None,
         )
         self._running[record.id] = inspection
         if self._stop.is_set():
             inspection.stop()
-        disk = self._spool.disk
-        await disk.run(disk.remove_directory, self._spool.scratch(record.id))
+        disk, scratch = spool.disk, spool.scratch(record.id)
+        await disk.run(disk.remove_directory, scratch)
         verdict = await self._judge(record, inspection)
-        await disk.run(disk.remove_directory, self._spool.scratch(record.id))
-        await disk.run(disk.sync_directory, self._spool.index(record.id).parent)
+        await disk.run(disk.remove_directory, scratch)
+        await disk.run(disk.sync_directory, scratch.parent)
         return verdict
 
     async def _judge(self, record: BatchRecord, inspection: Inspection) -> Verdict:

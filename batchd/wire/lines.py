@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from batchd.model import NO_USAGE, Failure, FailureKind, LineFile, Reply, RequestLine, Usage
+from batchd.model import Failure, FailureKind, LineFile, Reply, RequestLine
 
 _HEAD = b'{"id":"batch_req_'
 _TAG_END = len(_HEAD) + 8
@@ -155,6 +155,16 @@ def file_of(reply: Reply) -> LineFile:
 
 class _Body(msgspec.Struct, frozen=True):
     model: str
+    max_tokens: object = None
+    max_completion_tokens: object = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Of the answer; what is no number is the model server's to refuse."""
+        for most in (self.max_completion_tokens, self.max_tokens):
+            if isinstance(most, int) and not isinstance(most, bool):
+                return most
+        return None
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -167,7 +177,7 @@ class _CustomId(msgspec.Struct, frozen=True):
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
-_decode_model = msgspec.json.Decoder(_Body).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
 _decode_custom_id = msgspec.json.Decoder(_CustomId).decode
 
 
@@ -175,126 +185,9 @@ def request_line(index: int, line: bytes) -> RequestLine:
     """A validated line of an input file, its body still the client's bytes."""
     request = _decode_request(line)
     body = bytes(request.body)
-    return RequestLine(index, request.custom_id, _decode_model(body).model, body)
+    read = _decode_body(body)
+    return RequestLine(index, request.custom_id, read.model, body, read.most_tokens)
 
 
 def custom_id(line: bytes) -> str:
     return _decode_custom_id(line).custom_id
-
-
-# Some servers send null for what they do not count.
-Count = int | None
-
-
-class _Details(msgspec.Struct, frozen=True, gc=False):
-    cached_tokens: Count = 0
-    reasoning_tokens: Count = 0
-
-
-class _Tokens(msgspec.Struct, frozen=True, gc=False):
-    """Both spellings of usage: chat completions' and /v1/responses'."""
-
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
-    input_tokens: Count = 0
-    output_tokens: Count = 0
-    total_tokens: Count = 0
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
-_ABSENT = msgspec.Raw(b"null")
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    usage: msgspec.Raw = _ABSENT
-
-
-class _Response(msgspec.Struct, frozen=True):
-    body: _Answer
-
-
-class _ResultLine(msgspec.Struct, frozen=True):
-    response: _Response
-
-
-class _CountedAnswer(msgspec.Struct, frozen=True, gc=False):
-    usage: _Tokens | None = None
-
-
-class _CountedResponse(msgspec.Struct, frozen=True, gc=False):
-    body: _CountedAnswer
-
-
-class _CountedLine(msgspec.Struct, frozen=True, gc=False):
-    """A result line whose usage is as it should be."""
-
-    response: _CountedResponse
-
-
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-_decode_result = msgspec.json.Decoder(_ResultLine).decode
-_decode_tokens = msgspec.json.Decoder(_Tokens).decode
-_decode_counted = msgspec.json.Decoder(_CountedLine).decode_lines
-
-NO_DETAILS = _Details()
-
-
-def answer_usage(body: bytes) -> Usage:
-    """The usage of a model server's answer, missing numbers as 0.
-
-    Raises ``msgspec.MsgspecError`` or ``RecursionError`` unless ``body`` is one JSON object.
-    """
-    return _usage(_decode_answer(body).usage)
-
-
-def result_usage(line: bytes) -> Usage:
-    """The usage of the answer in a line of an output file; none of one too deep to read again."""
-    try:
-        return _usage(_decode_result(line).response.body.usage)
-    except (msgspec.MsgspecError, RecursionError):
-        return NO_USAGE  # the line stands: it was an object when it came, and its checksum is right
-
-
-def summed_usage(lines: Sequence[bytes]) -> Usage:
-    """The sum of ``result_usage`` of each, at twice the speed if all is as it should be."""
-    try:
-        found = _decode_counted(b"".join(lines))
-    except (msgspec.MsgspecError, RecursionError):
-        found = []
-    if len(found) != len(lines):
-        return sum(map(result_usage, lines), NO_USAGE)
-    tokens = [line.response.body.usage for line in found]
-    counts = [_counts(one) for one in tokens if one is not None]
-    return Usage(*map(sum, zip(*counts, strict=True)))
-
-
-def _usage(raw: msgspec.Raw) -> Usage:
-    if raw is _ABSENT:
-        return NO_USAGE
-    try:
-        return Usage(*_counts(_decode_tokens(raw)))
-    except msgspec.MsgspecError:
-        return NO_USAGE  # a server's own idea of usage is no reason to fail an answer
-
-
-def _counts(tokens: _Tokens) -> tuple[int, int, int, int, int]:
-    """What ``Usage`` holds, in its order."""
-    sent = tokens.prompt_tokens_details or tokens.input_tokens_details or NO_DETAILS
-    made = tokens.completion_tokens_details or tokens.output_tokens_details or NO_DETAILS
-    input_tokens = _whole(tokens.prompt_tokens) or _whole(tokens.input_tokens)
-    output_tokens = _whole(tokens.completion_tokens) or _whole(tokens.output_tokens)
-    return (
-        input_tokens,
-        _whole(sent.cached_tokens),
-        output_tokens,
-        _whole(made.reasoning_tokens),
-        _whole(tokens.total_tokens) or input_tokens + output_tokens,
-    )
-
-
-def _whole(count: Count) -> int:
-    """A count as one that sums may hold; a number below zero would make them go back."""
-    return count if count and count > 0 else 0

@@ -8,7 +8,15 @@ from typing import Literal
 import msgspec
 
 from batchd.errors import BatchdError
-from batchd.model import BatchRecord, FileRecord, LineError, Progress, Usage
+from batchd.model import (
+    BatchRecord,
+    FileRecord,
+    LineError,
+    Progress,
+    Retrying,
+    TroubledLine,
+    Usage,
+)
 from batchd.states import UNFINISHED
 
 encode = msgspec.json.encode
@@ -87,6 +95,7 @@ class Extensions(msgspec.Struct, frozen=True, kw_only=True):
     paused_at: int | None
     parent_id: str | None
     notes: list[str]
+    retrying: Retrying | None
 
 
 class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +156,7 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
                 paused_at=record.paused_at,
                 parent_id=record.parent_id,
                 notes=notes,
+                retrying=progress.retrying if progress else None,
             ),
         )
 
@@ -166,6 +176,12 @@ class ListObject(msgspec.Struct, frozen=True, kw_only=True):
             last_id=data[-1].id if data else None,
             has_more=has_more,
         )
+
+
+class TroubledLines(msgspec.Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[TroubledLine]
+    has_more: bool
 
 
 class ModelObject(msgspec.Struct, frozen=True, kw_only=True):

@@ -183,9 +183,9 @@ def test_lines_that_hang_when_the_window_ends_expire_after_the_grace(
 def test_a_batch_whose_window_ends_while_validating_has_no_files(
     model_process: ModelProcess, start_batchd: StartBatchd
 ) -> None:
+    model_process.pause()  # validation asks for its models, and waits longer than the window
     batchd = start_batchd(model_process.base_url, batches={"completion_windows": ["1s"]})
     jobs, data = Jobs(batchd.url), request_lines(10)
-    model_process.pause()  # validation asks for its models, and waits longer than the window
     account = jobs.account(data, jobs.start(data, window="1s"))
     model_process.go_on()
     check(account, log=model_process.events)

@@ -126,7 +126,8 @@ def test_a_used_up_quota_and_a_key_without_access_fail_no_line(
     refusal: str, note: str, model_process: ModelProcess, start_batchd: StartBatchd
 ) -> None:
     model_process.set(behave=refusal)
-    batchd = start_batchd(model_process.base_url, retries={"refused_pause": 0.2})
+    pauses = {"refused_pause": 0.2, "quota_pause": 0.2}
+    batchd = start_batchd(model_process.base_url, retries=pauses)
     jobs, data = Jobs(batchd.url), request_lines(100)
     batch_id = jobs.start(data)
     batch = wait_for_note(jobs, batch_id, note)

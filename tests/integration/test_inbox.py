@@ -14,12 +14,13 @@ import pytest
 
 from batchd.bell import Bell
 from batchd.closing import Closing
-from batchd.config import BatchesConfig, Duration, InboxConfig
+from batchd.config import BatchesConfig, InboxConfig
 from batchd.errors import ConfigError
 from batchd.inbox import watch
 from batchd.inbox.door import Inbox
 from batchd.inbox.folder import Dropped, Folder
 from batchd.model import LOCAL_OWNER, BatchRecord, Counts, LineError, Usage
+from batchd.settings import Duration
 from batchd.states import Event
 from batchd.store import inbox as table
 from tests.support.parts import Parts, opened, requests

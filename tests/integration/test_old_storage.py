@@ -119,7 +119,9 @@ def test_there_is_a_directory_of_the_first_release_at_least() -> None:
 def test_every_object_reads_as_before(old: Old) -> None:
     for batch in old.shown["batches"]:
         if batch["status"] in TERMINAL:
-            assert old.jobs.get(batch["id"]) == batch
+            found = old.jobs.get(batch["id"])
+            ours = {name: found["batchd"][name] for name in batch["batchd"]}  # later ones add some
+            assert {**found, "batchd": ours} == batch
     for file in old.shown["files"]:
         content = old.jobs.content(file["id"])
         assert content == (old.untouched / "files" / file["id"]).read_bytes()
@@ -194,7 +196,9 @@ def test_nothing_is_damaged_before_or_after(old: Old) -> None:
     for name in ("in_progress", "waiting", "validating", "finalizing", "cancelling"):
         old.finished(name)
     assert old.batchd.terminate() == 0
-    for directory in (old.untouched, old.state):
+    # What no daemon has brought up to date yet is not looked at, and fsck says so.
+    for directory, code in ((old.untouched, 78), (old.state, 0)):
         done = batchd_command("fsck", "--directory", directory, "--json")
         assert json.loads(done.stdout)["findings"] == []
-        assert done.returncode == 0
+        assert done.returncode == code
+        assert ("older than this batchd's" in done.stderr) is (code != 0)

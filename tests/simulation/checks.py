@@ -14,10 +14,12 @@ from typing import Never
 from batchd.ledger import Ledger
 from batchd.model import LineFile, Progress
 from batchd.wire.lines import check_result_line
-from tests.simulation.backend import Line
+from tests.simulation.budgets import Budgets
 from tests.simulation.disk import SimDisk
-from tests.simulation.plan import FAULT_LIMIT, PRIVATE
+from tests.simulation.lines import Line
+from tests.simulation.plan import PRIVATE, EndKind
 from tests.simulation.seen import FILES, HOLDS, INCOMING, Batch, Numbers, Seen
+from tests.simulation.servers import Servers
 
 Wrong = Callable[[str], Never]
 
@@ -27,39 +29,48 @@ _LIVE_FILES = "SELECT id FROM file WHERE deleted_at IS NULL"
 
 
 class Checks:
-    """``slots`` bounds what may be in flight."""
+    """``servers`` says how much may be under way."""
 
-    def __init__(
-        self, disk: SimDisk, database: sqlite3.Connection, seen: Seen, slots: int, wrong: Wrong
+    def __init__(  # noqa: PLR0913, PLR0917 - all that can be looked at
+        self,
+        disk: SimDisk,
+        database: sqlite3.Connection,
+        seen: Seen,
+        servers: Servers,
+        budgets: Budgets,
+        wrong: Wrong,
     ) -> None:
         self._disk = disk
         self._database = database
         self._seen = seen
-        self._slots = slots
+        self._servers = servers
+        self._budgets = budgets
         self._wrong = wrong
 
     # -- while it runs
 
-    def sending(self, line: Line, body: bytes, in_flight: int) -> None:
-        """Only lines without a durable result are sent, unchanged, and not too many at once."""
+    def sending(self, line: Line, body: bytes, now: float) -> None:
+        """Only lines without a durable result are sent, unchanged, and when they may be."""
         batch = self._seen.by_number[line.batch]
         start = b'{"id":"batch_req_%b%08x' % (batch.tag, line.request.index)
         if start in self.durable(batch.output) or start in self.durable(batch.error):
             self._wrong(f"line {line.custom_id} was sent again although its result is on disk")
         if line.settled:
             self._wrong(f"line {line.custom_id} was sent again although it was answered")
-        if line.faults >= FAULT_LIMIT:
-            self._wrong(f"line {line.custom_id} was sent again after {line.faults} faults")
+        if line.is_open:
+            self._wrong(f"line {line.custom_id} is in flight twice")
+        if now < line.not_before:
+            self._wrong(f"line {line.custom_id} was sent again before {line.not_before:.3f}")
+        self._budgets.sending(line)
         if batch.is_terminal or not batch.plan.is_valid:
             self._wrong(f"line {line.custom_id} was sent in a batch that is {batch.status}")
         if body != line.request.body:
             self._wrong(f"the body of line {line.custom_id} was sent changed")
-        if in_flight > self._slots:
-            self._wrong(f"{in_flight} lines are in flight at {self._slots} slots")
 
     def unsettled(self, count: int) -> None:
-        if count > 2 * self._slots:
-            self._wrong(f"{count} lines are unsettled at {self._slots} slots")
+        if count > self._servers.unsettled_bound:
+            bound = self._servers.unsettled_bound
+            self._wrong(f"{count} lines are unsettled, and {bound} may be")
 
     def progress(self, batch: Batch, progress: Progress) -> None:
         """Only what is durable counts."""
@@ -98,7 +109,7 @@ class Checks:
 
     # -- after a life
 
-    def life_ended(self) -> list[str]:
+    def life_ended(self, kind: EndKind, at: float, *, is_strict: bool) -> list[str]:
         """When the disk is back: acknowledgements stand, and what was counted is there.
 
         The lines that were in flight and left no result; no others may be sent again.
@@ -112,10 +123,9 @@ class Checks:
             else:
                 self._is_kept(batch)
                 lost += self._lost_lines(batch)
-            for line in batch.lines:
-                line.forget_life()
-        if len(lost) > 2 * self._slots:
-            self._wrong(f"{len(lost)} lines were in flight at the end, at {self._slots} slots")
+                self._budgets.life_ended(batch, kind, at, is_strict=is_strict)
+        if len(lost) > self._servers.unsettled_bound:
+            self._wrong(f"{len(lost)} lines were in flight at the end")
         return lost
 
     def _lost_lines(self, batch: Batch) -> list[str]:

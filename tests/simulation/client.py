@@ -8,12 +8,13 @@ import asyncio
 
 from batchd import ids
 from batchd.errors import Conflict, NoRoom, NotFound
-from batchd.model import LOCAL_OWNER, FileRecord, NewBatch, Purpose
+from batchd.model import FileRecord, NewBatch, Purpose
 from batchd.store import files as file_table
 from tests.simulation.core import Core
 from tests.simulation.loop import hop
-from tests.simulation.plan import DAY, BatchPlan
+from tests.simulation.plan import BatchPlan
 from tests.simulation.seen import FILES
+from tests.simulation.troubles import DAY
 from tests.simulation.world import World
 
 _AGAIN = 0.3  # seconds, when there was no room
@@ -55,7 +56,7 @@ class Client:
 
     async def _find(self, core: Core) -> str | None:
         """A batch that was made in a life before."""
-        found, _ = await core.batches.page(LOCAL_OWNER, after=None, limit=10)
+        found, _ = await core.batches.page(self._plan.owner, after=None, limit=10)
         wanted = self._metadata()
         return next((record.id for record in found if record.metadata == wanted), None)
 
@@ -68,8 +69,9 @@ class Client:
             window=self._plan.window,
             metadata=self._metadata(),
             output_expires_after=self._plan.keep,
+            priority=self._plan.priority,
         )
-        return (await core.batches.create(LOCAL_OWNER, wish)).id
+        return (await core.batches.create(self._plan.owner, wish)).id
 
     async def _upload(self, core: Core) -> str:
         """As ``Files.create``: bytes first, then the row."""
@@ -78,7 +80,7 @@ class Client:
         now = int(world.faults.now())
         record = FileRecord(
             id=ids.file_id(world.draw(ids.FILE_ID_BYTES)),
-            owner=LOCAL_OWNER,
+            owner=self._plan.owner,
             filename="input.jsonl",
             purpose=Purpose.BATCH,
             bytes=len(data),
@@ -106,7 +108,7 @@ class Client:
         seen = self._world.seen
         while not self._is_done_cancelling:
             try:
-                await core.batches.cancel(LOCAL_OWNER, batch_id)
+                await core.batches.cancel(self._plan.owner, batch_id)
                 seen.by_id[batch_id].cancel_was_acknowledged = True
                 seen.tally["acknowledged cancels"] += 1
                 self._is_done_cancelling = True
@@ -123,7 +125,7 @@ class Client:
         while self._input is not None and not self._is_done_deleting:
             try:
                 seen.uploads.discard(self._input)
-                await core.files.delete(LOCAL_OWNER, self._input)
+                await core.files.delete(self._plan.owner, self._input)
                 seen.tally["deleted inputs"] += 1
                 self._is_done_deleting = True
             except NotFound:  # deleted in a life before

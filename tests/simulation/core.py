@@ -33,18 +33,20 @@ from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store.database import Database
 from batchd.sweeper import Sweeper
-from tests.simulation.backend import SimBackend
 from tests.simulation.database import Connection, Reader
+from tests.simulation.flow import SimPool, WatchedScheduler
 from tests.simulation.loop import hop
-from tests.simulation.plan import FAULT_LIMIT, Fault
+from tests.simulation.orders import SimOrders, models_of
+from tests.simulation.plan import FAULT_LIMIT
 from tests.simulation.seen import DIRECTORY
+from tests.simulation.troubles import Fault
 from tests.simulation.world import World
 from tests.simulation.writer import SimWriter
 
 if TYPE_CHECKING:
     import aiosqlite
 
-    from batchd.backends.backend import KnownModels
+    from batchd.backends.models import KnownModels
 
 RESERVE = 200
 BALLAST = 400
@@ -54,7 +56,9 @@ _LIFETIME = 30 * 86400
 _VALIDATING = 0.1  # seconds at most
 _CLOSELY = 0.01
 _LONGEST_WINDOW = 3.0
-_POLICY = Policy(fault_limit=FAULT_LIMIT, first_delay=0.1, max_delay=1.0, refused_pause=1.0)
+_POLICY = Policy(
+    fault_limit=FAULT_LIMIT, first_delay=0.1, max_delay=1.0, refused_pause=1.0, quota_pause=1.0
+)
 _CONFIG = BatchesConfig()
 _METRICS = Metrics()  # nobody reads it; it is slow to make
 
@@ -83,9 +87,14 @@ class Core:
         self.batches = Batches(
             self.database, self.files, room=self.room, now=now, draw=world.draw, ring=self.ring
         )
-        self.runs = Runs(self.batches.live)
-        self.recovery = Recovery(self.spool, self.batches, self.runs, self.writer, _METRICS, damage)
         self._world = world
+        self.flow = SimPool(world)
+        self.pool = self.flow.pool
+        self.runs = Runs(self.batches.live, self.pool.note)
+        orders = SimOrders(world)
+        self.recovery = Recovery(
+            self.spool, self.batches, self.runs, self.writer, _METRICS, damage, orders.open
+        )
         self._engine()
         self.sweeper = Sweeper(
             self.batches,
@@ -102,7 +111,7 @@ class Core:
         inputs = Inputs(self.spool, lambda path, _: _Lines(world, path))
         self.runner = Runner(
             self.runs,
-            SimBackend(world.answers, plan, world.faults),
+            WatchedScheduler(world, self.pool),
             self.writer,
             world.disk,
             inputs,
@@ -112,6 +121,7 @@ class Core:
             draw=world.chance.random,
             drained=self.bells.keeper.ring,
         )
+        self.pool.listen(self.runner.ring)
         self.keeper = Keeper(
             self.batches,
             self.runs,
@@ -128,6 +138,7 @@ class Core:
 
     def start(self, loops: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         loops.create_task(self.room.watch(stop), name="room")
+        loops.create_task(self.pool.watch(stop), name="pool")
         loops.create_task(self.validator.run(stop), name="validator")
         loops.create_task(self.runner.run(stop), name="runner")
         loops.create_task(self.keeper.run(stop), name="keeper")
@@ -191,7 +202,8 @@ class _Validator(Validator):
         await hop(world.chance.random() * (_CLOSELY if plan.validates_late else _VALIDATING))
         if not plan.is_valid:
             return Verdict(0, None, [LineError("invalid_json_line", "It is not JSON.", line=1)])
-        return Verdict(plan.total, "m", [])
+        models = models_of(plan)
+        return Verdict(plan.total, models[0] if len(models) == 1 else None, [])
 
 
 class _Lines:

@@ -9,7 +9,8 @@ from pathlib import Path
 from tests.simulation.database import CommitError
 from tests.simulation.disk import SimDisk
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.plan import Fault, Period, Plan, Rot
+from tests.simulation.plan import Plan, Rot
+from tests.simulation.troubles import Fault, Period
 
 START = 1_800_000_000
 # Less room than this is too little for a commit.
@@ -32,8 +33,9 @@ class Faults:
         self._chance = chance
         self._clock_offset = 0.0
         self._commit_error: CommitError | None = None
-        self._periods: dict[Fault, Period] = {period.fault: period for period in plan.periods}
+        self._periods = {(period.fault, period.server): period for period in plan.periods}
         self._disk: SimDisk | None = None
+        self._may_drop = False
 
     def now(self) -> float:
         """The clock on the wall."""
@@ -46,10 +48,24 @@ class Faults:
     def is_calm(self) -> bool:
         return self._loop.elapsed >= self._plan.calm_at
 
-    def is_on(self, fault: Fault) -> bool:
+    def is_on(self, fault: Fault, server: str | None = None) -> bool:
         """Whether there is this trouble now."""
-        period = self._periods.get(fault)
-        return period is not None and period.start <= self._loop.elapsed < period.end
+        return self.period(fault, server) is not None
+
+    def period(self, fault: Fault, server: str | None = None) -> Period | None:
+        """The time of this trouble, if it is now."""
+        period = self.planned(fault, server)
+        if period is None or not period.start <= self._loop.elapsed < period.end:
+            return None
+        return period
+
+    def planned(self, fault: Fault, server: str | None = None) -> Period | None:
+        """The time of this trouble, whenever it is."""
+        return self._periods.get((fault, server))
+
+    @property
+    def elapsed(self) -> float:
+        return self._loop.elapsed
 
     def latency(self) -> float:
         """Of a hop between threads: mostly none that others could tell."""
@@ -69,6 +85,15 @@ class Faults:
     def _no_room(self) -> bool:
         room = self._disk.room if self._disk is not None else None
         return room is not None and room < _LITTLE_ROOM
+
+    def may_have_dropped(self) -> bool:
+        """Whether a write may have failed since this was asked last, for lack of room or else."""
+        dropped, self._may_drop = self._may_drop, self._fails_to_write()
+        return dropped
+
+    def _fails_to_write(self) -> bool:
+        disk = self._disk
+        return disk is not None and (disk.room is not None or "append" in disk.fail_next)
 
     def schedule(self, disk: SimDisk) -> None:
         self._disk = disk
@@ -108,9 +133,11 @@ class Faults:
         match period.fault:
             case Fault.DISK_FULL:
                 disk.room = int(period.amount)
+                self._may_drop = True
                 self._loop.call_later(period.end - period.start, self._make_room, disk)
             case Fault.BAD_SYNC | Fault.BAD_APPEND | Fault.BAD_DIRECTORY:
                 disk.fail_next[_FAILS[period.fault]] = _eio()
+                self._may_drop = self._may_drop or period.fault is Fault.BAD_APPEND
                 self._loop.call_later(self._plan.calm_at - self._loop.elapsed, self._calm, disk)
             case Fault.BAD_COMMIT:
                 is_ghost = self._chance.random() < 0.5

@@ -21,6 +21,7 @@ from tests.simulation.seen import NOTHING
 from tests.simulation.world import World, Wrong
 
 MOST_LIVES = 40
+_SEVERAL = 4
 _CUT_AFTER_DEATH = 0.3
 # What may end batchd: a disk that fails.
 _ENDS_IT = frozenset({errno.EIO})
@@ -33,7 +34,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     violation: str | None
     lines: int
-    most_in_flight: int
     crashes: int
     trace: str  # a hash of everything that happened, in its order
     tally: dict[str, int]
@@ -54,12 +54,18 @@ def run_history(
     if tell is not None:
         for event in world.trace:
             tell(" ".join(str(part) for part in event))
+    on_the_way = sum(server.on_the_way for server in world.servers.by_name.values())
+    world.seen.tally["lines on their way into a wait"] += on_the_way
+    world.seen.tally["faults on record at a start"] += world.budgets.kept
+    world.seen.tally["faults that were not on record any more"] += world.budgets.lost
+    world.seen.tally[f"histories with {_SEVERAL} in flight or more"] += (
+        world.answers.most_in_flight >= _SEVERAL
+    )
     tallies = (world.seen.tally, world.faults.tally, world.endings.tally, world.answers.tally)
     return Told(
         seed=plan.seed,
         violation=world.violation,
         lines=plan.line_count,
-        most_in_flight=world.answers.most_in_flight,
         crashes=world.endings.crashes,
         trace=hashlib.blake2b(repr(world.trace).encode(), digest_size=8).hexdigest(),
         tally=dict(sum(tallies, Counter[str]())),
@@ -125,13 +131,18 @@ def _count(world: World, life: Life) -> None:
 def _come_back(world: World) -> None:
     """The machine as the next life finds it."""
     ending = world.endings.end_life()
+    ended_at = world.loop.time()
     died = ending.kind is EndKind.DEATH
-    if ending.kind is EndKind.POWER or (died and world.chance.random() < _CUT_AFTER_DEATH):
+    is_strict = not (world.faults.may_have_dropped() or died)
+    kind = ending.kind
+    if kind is EndKind.POWER or (died and world.chance.random() < _CUT_AFTER_DEATH):
+        kind = EndKind.POWER
         world.disk.power_cut()
     else:
         world.disk.kill()
     world.store.lose_transaction()
-    lost = world.checks.life_ended()
+    lost = world.checks.life_ended(kind, ended_at, is_strict=is_strict)
+    world.servers.forget_life()
     world.note(ending.kind, *lost)
     world.seen.tally["lines in flight at an end"] += len(lost)
     if ending.then_rot is not None:

@@ -41,7 +41,7 @@ class Life:
     async def live(self) -> None:
         core = Core(self._world)
         core.room.prepare()
-        async with core.writer.running():
+        async with core.writer.running(), core.flow.opened():
             await core.recovery.recover_all()
             self.has_recovered = True
             watch = Watch(self._world, core)
@@ -52,6 +52,7 @@ class Life:
                 others = [
                     loops.create_task(watch.watch(), name="watch"),
                     loops.create_task(watch.watch_endings(), name="watch-endings"),
+                    loops.create_task(core.flow.reload(), name="reloads"),
                     loops.create_task(self._use(core), name="clients"),
                 ]
                 if self._meddle is not None:

@@ -54,6 +54,21 @@ class _Call:
         return self.is_cancelled
 
 
+class _Task(asyncio.Task[T]):
+    """Sets of such tasks are gone over in the same order in every process."""
+
+    __slots__ = ("_number",)
+
+    def __init__(
+        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], number: int, **how: Any
+    ) -> None:
+        self._number = number
+        super().__init__(coro, **how)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualLoop(asyncio.AbstractEventLoop):
     """Gives up after ``most_passes``: code that is broken on purpose may never end."""
 
@@ -206,7 +221,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         name: object = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
-        task = asyncio.Task(coro, loop=self, name=str(name or "task"), context=context)
+        task = _Task(coro, next(self._order), loop=self, name=str(name or "task"), context=context)
+        asyncio.tasks._unregister_task(task)  # with all that ever were, which nobody here asks for
         self._tasks.append(task)
         return task
 

@@ -49,7 +49,6 @@ class Report(msgspec.Struct):
     traces: dict[int, str] = {}
     # The least that any one history had.
     fewest_lines: int = sys.maxsize
-    fewest_in_flight: int = sys.maxsize
     fewest_crashes: int = sys.maxsize
     tally: Counter[str] = msgspec.field(default_factory=Counter[str])
     seconds: float = 0.0
@@ -62,7 +61,6 @@ class Report(msgspec.Struct):
         self.tally.update(told.tally)
         self.fewest_lines = min(self.fewest_lines, told.lines)
         if told.violation is None:
-            self.fewest_in_flight = min(self.fewest_in_flight, told.most_in_flight)
             self.fewest_crashes = min(self.fewest_crashes, told.crashes)
         else:
             self.violations[told.seed] = told.violation

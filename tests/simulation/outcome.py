@@ -12,10 +12,11 @@ from typing import Never
 import msgspec
 
 from batchd.model import NO_USAGE, LineFile, Usage
-from batchd.wire.lines import answer_usage, check_result_line
-from tests.simulation.backend import Line
+from batchd.wire.lines import check_result_line
+from batchd.wire.usage import answer_usage
 from tests.simulation.checks import FILE_ROW, Checks
 from tests.simulation.disk import SimDisk
+from tests.simulation.lines import Line
 from tests.simulation.seen import Batch
 
 Wrong = Callable[[str], Never]

@@ -11,7 +11,16 @@ from enum import StrEnum
 
 import msgspec
 
-from batchd.model import RequestLine
+from batchd.model import LOCAL_OWNER, RequestLine
+from tests.simulation.fleet import MODELS, Fleet, drawn_fleet
+from tests.simulation.troubles import (
+    DAY,
+    Period,
+    Weather,
+    drawn_hangs,
+    drawn_periods,
+    drawn_weather,
+)
 
 # What stands in every prompt and every answer, and must stand in no log record.
 PRIVATE = "PRIVATE"
@@ -19,8 +28,6 @@ PRIVATE = "PRIVATE"
 FAULT_LIMIT = 3
 STEADY_LINES = 14
 LEAST_LINES = 20
-LEAST_SLOTS = 4
-DAY = 86400
 
 
 class EndKind(StrEnum):
@@ -66,40 +73,6 @@ class Ending(msgspec.Struct, frozen=True):
     then_rot: Rot | None = None
 
 
-class Fault(StrEnum):
-    """What may be wrong for a while, or once."""
-
-    DISK_FULL = "full disks"
-    DESCRIPTORS = "lacks of descriptors"
-    UNREACHABLE = "outages"
-    REFUSED_KEY = "refused keys"
-    REFUSED_ACCESS = "refused accesses"
-    QUOTA = "used-up quotas"
-    BAD_SYNC = "failed syncs"
-    BAD_APPEND = "failed writes"
-    BAD_DIRECTORY = "failed syncs of a directory"
-    BAD_COMMIT = "failed commits"
-    CLOCK = "jumps of the clock"
-
-
-class Period(msgspec.Struct, frozen=True):
-    """A time in which something is wrong; ``amount`` is bytes of room or seconds of a jump."""
-
-    start: float
-    end: float
-    fault: Fault
-    amount: float = 0
-
-
-class Weather(msgspec.Struct, frozen=True, kw_only=True):
-    """How the model server answers while it is not calm: shares of all answers."""
-
-    refused: float = 0  # 400
-    faults: float = 0  # 5xx, 408, 409, timeouts, resets, no JSON
-    throttled: float = 0  # 429
-    slowest: float = 0.3
-
-
 class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     lines: list[bytes]  # of the input file
@@ -112,6 +85,10 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     cancel_when: str | None = None  # a status
     delete_input_at: float | None = None
     lost_after: int | None = None  # reads of its input
+    order_is_lost: bool = False  # with its input
+    owner: str = LOCAL_OWNER
+    priority: int = 0
+    is_grouped: bool = False  # in the order of its prompts, not of its input
     must_run: bool = False  # nothing may keep it from that
 
     @property
@@ -121,11 +98,12 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
-    slots: int
+    fleet: Fleet
+    max_running: int = 0
+    max_running_per_owner: int = 0
     memory: int
     drain: float
     grace: float
-    requests_per_minute: float
     slowest_sync: float
     batches: list[BatchPlan]
     weather: Weather
@@ -146,18 +124,21 @@ def planned(seed: int) -> Plan:
     """The plan of a seed."""
     chance = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
     batches = _batches(chance)
-    calm_at = chance.uniform(2.5, 4)
+    fleet = drawn_fleet(chance)
+    hangs = drawn_hangs(chance, fleet)
+    calm_at = max([chance.uniform(2.5, 4), *(period.end for period in hangs)])
     return Plan(
         seed=seed,
-        slots=chance.randint(LEAST_SLOTS, 8),
+        fleet=fleet,
+        max_running=chance.choice([0, 0, 0, 0, 0, 6]),
+        max_running_per_owner=chance.choice([0, 0, 0, 0, 0, 5]),
         memory=chance.choice([1 << 20, 1 << 20, 1 << 20, 6000]),
         drain=chance.choice([0.05, 0.5, 5.0]),
         grace=chance.choice([0.0, 0.1, 3.0]),
-        requests_per_minute=chance.choice([0, 0, 0, 0, 6000]),
         slowest_sync=chance.choice([0, 0, 0, 0, 0.3]),
         batches=batches,
-        weather=_weather(chance),
-        periods=_periods(chance, calm_at),
+        weather=drawn_weather(chance),
+        periods=[*drawn_periods(chance, fleet, calm_at), *hangs],
         endings=_endings(chance),
         calm_at=calm_at,
     )
@@ -181,7 +162,8 @@ def _steady(chance: random.Random, size: int) -> BatchPlan:
     """The one that surely runs: if it is cancelled, then late."""
     return BatchPlan(
         number=0,
-        lines=[_line(chance, 0, index) for index in range(size)],
+        lines=_lines(chance, 0, size),
+        is_grouped=chance.random() < 0.5,
         create_at=0.0,
         must_run=True,
         cancel_when="finalizing" if chance.random() < 0.1 else None,
@@ -196,7 +178,10 @@ def _any(chance: random.Random, number: int, size: int) -> BatchPlan:
     window = chance.randint(1, 3) if chance.random() < 0.35 else DAY
     return BatchPlan(
         number=number,
-        lines=[_line(chance, number, index) for index in range(size)],
+        lines=_lines(chance, number, size),
+        is_grouped=chance.random() < 0.5,
+        owner=chance.choice([LOCAL_OWNER, "guest"]),
+        priority=chance.choice([0, 0, -3, 4]),
         create_at=chance.uniform(0, 1.0),
         window=window,
         validates_late=window < DAY and chance.random() < 0.3,
@@ -206,16 +191,39 @@ def _any(chance: random.Random, number: int, size: int) -> BatchPlan:
         cancel_when=chance.choice(_CANCEL_WHEN) if chance.random() < 0.25 else None,
         delete_input_at=perhaps(0.15, chance.uniform(0, 2)),
         lost_after=chance.randint(0, size) if chance.random() < 0.08 else None,
+        order_is_lost=chance.random() < 0.5,
     )
 
 
-def _line(chance: random.Random, batch: int, index: int) -> bytes:
-    padding = "x" * chance.choice([0, 0, 0, 10, 700])
+def _lines(chance: random.Random, batch: int, size: int) -> list[bytes]:
+    """Of one model or two, with as many beginnings of prompts as chance has it."""
+    models = chance.choice([MODELS[:1], MODELS[:1], MODELS])
+    groups = chance.randint(1, 5)
+    return [
+        line_text(
+            batch,
+            index,
+            model=chance.choice(models),
+            group=chance.randrange(groups),
+            padding=chance.choice([0, 0, 0, 10, 700]),
+        )
+        for index in range(size)
+    ]
+
+
+def line_text(
+    batch: int, index: int, *, model: str = "m", group: int = 0, padding: int = 0
+) -> bytes:
+    """A line of an input file."""
     return (
         b'{"custom_id":"%d-%d","method":"POST","url":"/v1/chat/completions","body":'
-        b'{"model":"m",  "temperature":1.0000000000000000001,"messages":[{"role":"user",'
+        b'{"model":"%s",  "temperature":1.0000000000000000001,"messages":'
+        b'[{"role":"system","content":"%s of group %d"},{"role":"user",'
         b'"content":"%s asks %d-%d %s"}]}}'
-        % (batch, index, PRIVATE.encode(), batch, index, padding.encode())
+        % (
+            *(batch, index, model.encode(), PRIVATE.encode(), group),
+            *(PRIVATE.encode(), batch, index, b"x" * padding),
+        )
     )
 
 
@@ -223,52 +231,8 @@ def request(index: int, line: bytes) -> RequestLine:
     """What the model server must be sent for a line, cut out by hand."""
     body = line[line.index(b'"body":') + len(b'"body":') : -1]
     name = line[len(b'{"custom_id":"') : line.index(b'","method"')]
-    return RequestLine(index, name.decode(), "m", body)
-
-
-def _weather(chance: random.Random) -> Weather:
-    slowest = chance.choice([0.1, 0.2, 0.3, 0.6])
-    match chance.randrange(5):
-        case 0 | 1:
-            return Weather(slowest=slowest)
-        case 2:
-            return Weather(refused=0.1, faults=0.1, slowest=slowest)
-        case 3:
-            return Weather(refused=0.05, faults=0.35, slowest=slowest)
-        case _:
-            return Weather(throttled=0.2, faults=0.05, slowest=slowest)
-
-
-# How often a history has such a period, and how long it lasts at most.
-_FAULTS: tuple[tuple[Fault, float, float], ...] = (
-    (Fault.DISK_FULL, 0.25, 1.5),
-    (Fault.DESCRIPTORS, 0.15, 1.0),
-    (Fault.UNREACHABLE, 0.12, 1.0),
-    (Fault.REFUSED_KEY, 0.06, 1.0),
-    (Fault.REFUSED_ACCESS, 0.04, 0.5),
-    (Fault.QUOTA, 0.04, 0.5),
-    (Fault.BAD_SYNC, 0.10, 0),
-    (Fault.BAD_APPEND, 0.04, 0),
-    (Fault.BAD_DIRECTORY, 0.04, 0),
-    (Fault.BAD_COMMIT, 0.04, 0),
-    (Fault.CLOCK, 0.05, 0),
-    (Fault.CLOCK, 0.05, 0),
-)
-
-
-def _periods(chance: random.Random, calm_at: float) -> list[Period]:
-    periods: list[Period] = []
-    for fault, share, longest in _FAULTS:
-        if chance.random() < share:
-            start = chance.uniform(0, 2.5)
-            end = min(start + chance.uniform(0.1, 1) * longest, calm_at)
-            amount = 0.0
-            if fault is Fault.DISK_FULL:
-                amount = chance.uniform(0, 600)
-            elif fault is Fault.CLOCK:
-                amount = chance.choice([2 * DAY, -DAY])
-            periods.append(Period(start, end, fault, amount))
-    return periods
+    model = body[len(b'{"model":"') : body.index(b'",')]
+    return RequestLine(index, name.decode(), model.decode(), body)
 
 
 def _endings(chance: random.Random) -> list[Ending]:

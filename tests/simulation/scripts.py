@@ -13,19 +13,10 @@ from batchd.ledger import Ledger
 from batchd.model import LOCAL_OWNER, BatchRecord
 from batchd.states import Event
 from tests.simulation.core import Core
+from tests.simulation.fleet import Fleet, Reload, ServerPlan
 from tests.simulation.life import Meddle
-from tests.simulation.plan import (
-    BatchPlan,
-    Ending,
-    EndKind,
-    Fault,
-    Period,
-    Plan,
-    Rot,
-    Trigger,
-    Weather,
-    planned,
-)
+from tests.simulation.plan import BatchPlan, Ending, EndKind, Plan, Rot, Trigger, line_text
+from tests.simulation.troubles import MANY_GUESTS, Fault, Period, Weather
 from tests.simulation.world import World
 
 KILL, POWER, STOP = EndKind.KILL, EndKind.POWER, EndKind.STOP
@@ -38,16 +29,13 @@ class Script(NamedTuple):
 
 def _plain(*endings: Ending, lines: int = 20, **changes: object) -> Plan:
     """One batch of a calm server, 4 slots; nothing goes wrong but what is said."""
-    some = planned(0)
-    batch = some.batches[0]
-    texts = [batch.lines[0].replace(b"0-0", b"0-%d" % index) for index in range(lines)]
+    texts = [line_text(0, index) for index in range(lines)]
     plan = Plan(
         seed=0,
-        slots=4,
+        fleet=Fleet(servers=(ServerPlan(name="server-0"),)),
         memory=1 << 20,
         drain=0.5,
         grace=0.1,
-        requests_per_minute=0,
         slowest_sync=0,
         batches=[BatchPlan(number=0, lines=texts, create_at=0.0, must_run=True)],
         weather=Weather(slowest=0.1),
@@ -141,6 +129,85 @@ def cancelled_at_the_last_moment() -> Script:
     return Script(_with_batch(plan, window=4), meddle)
 
 
+_TWO = (ServerPlan(name="server-0"), ServerPlan(name="server-1", slots=1))
+
+
+def dead(how: Fault) -> Script:
+    """A server answers no more, with lines in flight; another must do them."""
+    return Script(
+        _plain(
+            fleet=Fleet(servers=_TWO),
+            periods=[Period(0.3, 100.0, how, server="server-0")],
+            lines=60,
+        )
+    )
+
+
+def left_out_while_it_hangs() -> Script:
+    """A server is left out since it hangs: what hangs on it goes elsewhere."""
+    fleet = Fleet(servers=_TWO, reloads=(Reload(0.5, _TWO[1:]),))
+    return Script(
+        _plain(fleet=fleet, periods=[Period(0.3, 100.0, Fault.HANG, server="server-0")], lines=60)
+    )
+
+
+def left_out_and_back() -> Script:
+    """One server goes and comes back as another would: with other limits, while lines are slow."""
+    others = (msgspec.structs.replace(_TWO[0], slots=2), _TWO[1])
+    fleet = Fleet(servers=_TWO, reloads=(Reload(0.2, _TWO[1:]), Reload(4.0, others)))
+    return Script(_plain(fleet=fleet, weather=Weather(slowest=1.0), lines=40))
+
+
+def beside_guests() -> Script:
+    """Others use the server, too, for a while."""
+    server = ServerPlan(name="server-0", slots=8, polite=True)
+    guests = Period(0.2, 6.0, Fault.GUESTS, MANY_GUESTS, "server-0")
+    slow = Weather(slowest=0.6)
+    return Script(_plain(fleet=Fleet(servers=(server,)), periods=[guests], lines=200, weather=slow))
+
+
+def read_in_pieces() -> Script:
+    """Two large groups, read on again and again, at a server whose limit is found by measuring."""
+    server = ServerPlan(name="server-0", slots=None)
+    texts = [line_text(0, index, group=index % 2) for index in range(700)]
+    plan = _plain(
+        Ending(KILL, Trigger.SENDING, 300),
+        fleet=Fleet(servers=(server,), ceiling=64),
+        periods=[Period(0.1, 0.6, Fault.DESCRIPTORS)],
+        calm_at=1.0,
+    )
+    return Script(_with_batch(plan, lines=texts, is_grouped=True))
+
+
+CROWD = 40
+
+
+def crowd() -> Script:
+    """Many small batches of two owners behind a large one."""
+    large = BatchPlan(
+        number=0,
+        lines=[line_text(0, index) for index in range(300)],
+        create_at=0.0,
+        must_run=True,
+    )
+    small = [
+        BatchPlan(
+            number=number,
+            lines=[line_text(number, index) for index in range(4)],
+            create_at=0.3,
+            owner=("local", "guest")[number % 2],
+        )
+        for number in range(1, CROWD)
+    ]
+    return Script(_plain(batches=[large, *small]))
+
+
+def failing_for_ever() -> Script:
+    """Nothing but faults, and a daemon that is stopped again and again: no budget begins anew."""
+    stops = [Ending(STOP, Trigger.SENDING, 9) for _ in range(4)]
+    return Script(_plain(*stops, weather=Weather(slowest=0.1, faults=1.0), calm_at=60.0))
+
+
 SCRIPTS: Mapping[str, Callable[[], Script]] = {
     **{how.value: (lambda how=how: damaged(how)) for how in Rot},
     "stopped while full": stopped_while_full,
@@ -148,4 +215,12 @@ SCRIPTS: Mapping[str, Callable[[], Script]] = {
     "without an id": without_an_id,
     "miscounted": miscounted,
     "cancelled at the last moment": cancelled_at_the_last_moment,
+    "hung": lambda: dead(Fault.HANG),
+    "drained": lambda: dead(Fault.DRAIN),
+    "left out while it hangs": left_out_while_it_hangs,
+    "left out and back": left_out_and_back,
+    "beside guests": beside_guests,
+    "read in pieces": read_in_pieces,
+    "crowd": crowd,
+    "failing for ever": failing_for_ever,
 }

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from batchd import ids
 from batchd.store import batches as table
-from tests.simulation.backend import Line
 from tests.simulation.database import Params, Statement
+from tests.simulation.lines import Line
 from tests.simulation.plan import BatchPlan, Plan, request
 
 DIRECTORY = Path("/spool")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batchd.engine.orders import Orders
 from batchd.engine.recovery import Recovery
 from batchd.engine.runs import Runs
 from batchd.model import BatchRecord
@@ -44,10 +45,11 @@ async def test_a_sync_that_fails_while_a_ledger_is_read_back_is_remembered_by_th
     recovery = Recovery(
         parts.spool,
         parts.batches,
-        Runs(parts.batches.live),
+        Runs(parts.batches.live, lambda _: None),
         parts.writer,
         parts.metrics,
         parts.damage,
+        Orders(parts.spool, "input").open,
     )
     with pytest.raises(OSError, match="error"):
         await recovery.recover_all()

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from tests.simulation.many import run_chunk, run_histories
-from tests.simulation.plan import LEAST_LINES, LEAST_SLOTS
+from tests.simulation.plan import LEAST_LINES
 
 HISTORIES = 2000
 FIRST_SEED = 1
@@ -34,7 +34,7 @@ AT_LEAST = {
     "cancelled": 300,
     "cancelled while finalizing": 60,
     "deleted inputs": 120,
-    "lost inputs": 40,
+    "lost inputs": 25,
     "full disks": 200,
     "commits without room": 25,
     "failed syncs": 80,
@@ -42,7 +42,7 @@ AT_LEAST = {
     "failed syncs of a directory": 25,
     "failed writes": 25,
     "failed commits": 25,
-    "passing errors": 400,
+    "passing errors": 200,
     "jumps of the clock": 80,
     "flipped bits": 5,
     "cut files": 5,
@@ -56,6 +56,28 @@ AT_LEAST = {
     "answered 429": 800,
     "answered 503": 300,
     "answered timeout": 300,
+    "histories with 4 in flight or more": 1500,
+    "hangs": 50,
+    "drains": 60,
+    "floods of 429": 90,
+    "slow times": 100,
+    "guests": 200,
+    "hints to wait": 500,
+    "limits told: plenty": 3000,
+    "limits told: little": 3000,
+    "limits told: closing": 300,
+    "lines broken off": 160,
+    "lines sent beside many guests": 400,
+    "looks at the load": 2000,
+    "reloads": 400,
+    "refused reloads": 40,
+    "servers left out": 110,
+    "servers in flight at a reload": 300,
+    "pieces of an order": 4000,
+    "orders not read": 20,
+    "lost orders": 3,
+    "faults on record at a start": 900,
+    "answered 404": 60,
 }
 
 
@@ -73,7 +95,6 @@ def test_thousands_of_histories_with_crashes_keep_every_promise(
     assert not report.violations, report.complaint
     assert report.histories == count
     assert report.fewest_lines >= LEAST_LINES
-    assert report.fewest_in_flight >= LEAST_SLOTS
     assert report.fewest_crashes >= 1
     if count >= HISTORIES:
         seldom = {what: report.tally[what] for what in AT_LEAST}

@@ -1,19 +1,21 @@
 """Histories that are told line by line, and how the checks complain when something is wrong."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.simulation.database import opened_store
 from tests.simulation.history import Told, run_history
-from tests.simulation.plan import Rot
-from tests.simulation.scripts import SCRIPTS
+from tests.simulation.plan import FAULT_LIMIT, Rot
+from tests.simulation.scripts import CROWD, SCRIPTS
 
 pytestmark = pytest.mark.allow_blocking(reason="its loop is virtual, and waits for nobody")
 
 
-def run(name: str) -> Told:
+def run(name: str, *, tell: Callable[[str], None] | None = None) -> Told:
     script = SCRIPTS[name]()
     with opened_store() as store:
-        return run_history(script.plan, store, script.meddle)
+        return run_history(script.plan, store, script.meddle, tell=tell)
 
 
 @pytest.mark.parametrize("how", list(Rot))
@@ -52,3 +54,54 @@ def test_a_cancel_between_the_last_look_and_the_commit_is_obeyed() -> None:
     assert told.violation is None
     assert told.tally["cancelled while finalizing"] == 1
     assert told.tally["cancelled"] == 1
+
+
+@pytest.mark.parametrize("name", ["hung", "drained", "left out while it hangs"])
+def test_what_hangs_on_a_server_that_is_gone_is_broken_off_and_done_by_another(name: str) -> None:
+    told = run(name)
+    assert told.violation is None
+    assert told.tally["lines broken off"] >= 1
+    assert (told.tally["completed"], told.tally["answered 200"]) == (1, 60)
+
+
+def test_a_server_that_is_left_out_finishes_its_lines_and_may_come_back() -> None:
+    told = run("left out and back")
+    assert told.violation is None
+    assert told.tally["servers in flight at a reload"] >= 1
+    assert "lines broken off" not in told.tally
+    assert told.tally["answered 200"] == 40
+
+
+def test_a_large_order_is_read_in_pieces_even_if_it_cannot_be_read_for_a_while() -> None:
+    told = run("read in pieces")
+    assert told.violation is None
+    assert told.tally["pieces of an order"] > 20
+    assert told.tally["orders not read"] >= 1
+    assert told.tally["completed"] == 1
+
+
+def test_a_small_batch_behind_a_large_one_waits_for_one_round_of_everybodys_lines() -> None:
+    events: list[list[str]] = []
+    told = run("crowd", tell=lambda text: events.append(text.split()))
+    assert told.violation is None
+    sent = [event[2].partition("-")[0] for event in events if event[1] == "sent"]
+    first = min(sent.index(str(number)) for number in range(1, CROWD))
+    last = max(len(sent) - sent[::-1].index(str(number)) for number in range(1, CROWD))
+    # Four lines of each, and of the large one what two owners in turn leave it: far from all of it.
+    assert last - first <= 2 * (4 * (CROWD - 1) + 4)
+    assert sent[last:].count("0") > 100
+
+
+def test_faults_stay_on_record_however_often_batchd_is_stopped() -> None:
+    told = run("failing for ever")
+    assert told.violation is None
+    assert told.tally["stops"] == 4
+    assert told.tally["faults on record at a start"] >= 10
+    faults = sum(count for kind, count in told.tally.items() if kind.startswith("answered"))
+    assert faults == 20 * FAULT_LIMIT
+
+
+def test_a_polite_server_makes_way_for_guests_within_seconds() -> None:
+    told = run("beside guests")
+    assert told.violation is None
+    assert told.tally["lines sent beside many guests"] >= 10

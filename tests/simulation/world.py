@@ -1,20 +1,33 @@
 """One machine through all lives of batchd on it, and what is known of them from outside."""
 
+import itertools
 import random
 from collections.abc import Callable
-from typing import Never, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Never, ParamSpec, TypeVar
 
 from batchd.model import Outcome, Reply
-from tests.simulation.backend import Answers, Line
+from tests.simulation.backend import Answers
+from tests.simulation.budgets import Budgets
 from tests.simulation.checks import Checks
 from tests.simulation.database import CommitError, Statement, Store
 from tests.simulation.disk import Crash, SimDisk
 from tests.simulation.endings import Endings
 from tests.simulation.faults import Faults
+from tests.simulation.lines import Line
 from tests.simulation.loop import VirtualLoop, hop
 from tests.simulation.outcome import Outcomes
 from tests.simulation.plan import Plan, Trigger
 from tests.simulation.seen import DIRECTORY, FILES, HOLDS, INCOMING, Seen
+from tests.simulation.servers import Server, Servers
+from tests.simulation.troubles import MANY_GUESTS, Fault
+
+if TYPE_CHECKING:
+    from batchd.gathering import Gathered
+
+_TOO_MANY = 429
+# A silence of so many seconds, or so many times as long as an answer takes, asks for looks; and
+# until two of them, three seconds each, were in vain.
+_SILENCE, _TIMES, _LOOKS = 3.0, 3.0, 10.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,11 +68,17 @@ class World:
         self.endings = Endings(plan, self.loop, self.disk, chance)
         self.seen = Seen(plan)
         self.answers = Answers(plan, self.seen.lines, self.faults, self)
-        self.checks = Checks(self.disk, store.raw, self.seen, plan.slots, self.wrong)
+        self.servers = Servers(plan.fleet.servers, plan.fleet.ceiling, self.wrong)
+        self.budgets = Budgets(self.disk, self.wrong)
+        self.checks = Checks(
+            self.disk, store.raw, self.seen, self.servers, self.budgets, self.wrong
+        )
         self.outcomes = Outcomes(self.disk, store.raw, self.checks, self.wrong)
         self.chance = chance
         self.trace: list[tuple[object, ...]] = []
         self.violation: str | None = None
+        self.orders: dict[int, Gathered | None] = {}  # by number of the batch
+        self._events = itertools.count(1)
 
     def begin(self) -> None:
         for folder in (DIRECTORY, FILES, HOLDS, INCOMING):
@@ -109,18 +128,51 @@ class World:
                     self.endings.reached(Trigger.CANCELLING)
         self.endings.committed()
 
-    # -- the model server's witness
+    # -- the model servers' witness
 
-    def sending(self, line: Line, body: bytes) -> None:
-        self.note("sent", line.custom_id)
-        self.checks.sending(line, body, self.answers.in_flight + 1)
+    def picked(self, batch_id: str, index: int) -> None:
+        """A line was given a slot."""
+        self.seen.by_id[batch_id].lines[index].picked = next(self._events)
+
+    def sending(self, server: Server, line: Line, body: bytes) -> None:
+        self.note("sent", line.custom_id, server.name)
+        now = self.loop.time()
+        self.servers.arrives(server, line.request.model, line.picked, now)
+        guests = self.faults.period(Fault.GUESTS, server.name)
+        if guests is not None and guests.amount >= MANY_GUESTS:
+            self.seen.tally["lines sent beside many guests"] += 1
+            if server.is_rude(now, self.faults.elapsed - guests.start):
+                self.wrong(f"{server.name} has {server.total} lines beside {guests.amount} guests")
+        self.checks.sending(line, body, now)
         self.endings.sending()
 
-    def broken_off(self, line: Line) -> None:
+    def broken_off(self, server: Server, line: Line) -> None:
         """By batchd, or with it: then it was in flight at a crash."""
         if not self.is_dead:
             line.is_open = False
+            self.note("broken off", line.custom_id, server.name)
+            self.seen.tally["lines broken off"] += 1
 
-    def answered(self, line: Line, outcome: Outcome) -> None:
+    def answered(self, server: Server, line: Line, outcome: Outcome) -> None:
         kind = outcome.status_code if isinstance(outcome, Reply) else outcome.kind.value
         self.note("answered", line.custom_id, kind)
+        if not isinstance(outcome, Reply):
+            return
+        now, event = self.loop.time(), next(self._events)
+        if outcome.status_code == _TOO_MANY and outcome.hint:
+            server.asks_to_wait(now + outcome.hint, event)
+            self.seen.tally["hints to wait"] += 1
+        window = outcome.quota.requests if outcome.quota else None
+        if window is not None and window.remaining == 0 and window.reset is not None:
+            server.has_nothing_left(line.request.model, now + window.reset, event)
+
+    def hung(self, server: Server, line: Line, seconds: float) -> None:
+        """A line got no answer for so long: batchd should have noticed."""
+        patience = max(_SILENCE, _TIMES * server.longest) + _LOOKS + self.plan.drain
+        if seconds > patience:
+            self.wrong(f"line {line.custom_id} hung at {server.name} for {seconds:.1f} s")
+
+    def closed(self, server: Server) -> None:
+        """batchd has closed its connections to a server."""
+        if all(plan.name != server.name for plan in self.servers.now_configured):
+            server.closed()

@@ -2,33 +2,59 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
+from batchd.backends.caller import Caller
+from batchd.config import BackendConfig
 from batchd.engine.inputs import Inputs
+from batchd.engine.orders import Orders
 from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import Run, Runs
+from batchd.engine.scheduler import Scheduler
 from batchd.retry import Policy
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeCaller, config_of, pool_of
 from tests.support.parts import Parts
 from tests.support.waiting import until
 
 
 class Bench:
-    """A runner with its runs."""
+    """A runner with its runs, on a pool of one backend unless more are given."""
 
-    def __init__(self, parts: Parts, backend: FakeBackend, **bounds: float) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        server: FakeCaller | None = None,
+        *,
+        configs: Sequence[BackendConfig] = (config_of(),),
+        servers: Mapping[str, Caller] | None = None,
+        **bounds: float,
+    ) -> None:
         self.parts = parts
-        self.backend = backend
-        self.runs = Runs(parts.batches.live)
+        self.server = server or FakeCaller()
+        self.configs = configs
+        self.pool = pool = pool_of(servers or {"backend": self.server})
+        self.runs = Runs(parts.batches.live, pool.note)
         self.inputs = Inputs(parts.spool)
         self.recovery = Recovery(
-            parts.spool, parts.batches, self.runs, parts.writer, parts.metrics, parts.damage
+            parts.spool,
+            parts.batches,
+            self.runs,
+            parts.writer,
+            parts.metrics,
+            parts.damage,
+            Orders(parts.spool, "prefix").open,
         )
         self.drained = 0
+        self.scheduler = Scheduler(
+            pool,
+            wall_clock=parts.clock,
+            max_running=int(bounds.get("max_running", 0)),
+            max_running_per_owner=int(bounds.get("max_running_per_owner", 0)),
+        )
         self.runner = Runner(
             self.runs,
-            backend,
+            self.scheduler,
             parts.writer,
             parts.spool.disk,
             self.inputs,
@@ -38,11 +64,22 @@ class Bench:
             draw=lambda: 0.0,
             drained=self._note_drained,
         )
+        pool.listen(self.runner.ring)
+
+    @property
+    def in_flight(self) -> int:
+        return self.pool.in_flight
+
+    async def open(self) -> None:
+        """Open the pool."""
+        if not self.pool.backends:
+            await self.pool.replace(self.configs)
 
     def _note_drained(self) -> None:
         self.drained += 1
 
     async def add(self, data: bytes) -> Run:
+        await self.open()
         record = await self.parts.running(data)
         await self.recovery.open(record.id)
         return self.run_of(record.id)
@@ -55,6 +92,7 @@ class Bench:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """The runner runs inside; leaving drains it."""
+        await self.open()
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.runner.run(stop), name="runner")

@@ -4,15 +4,19 @@ Each does the work, only sooner or worse. SQLite and the file system are never f
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from batchd.backends.limits import Limiter
+from batchd.backends.caller import Caller
+from batchd.backends.models import ListedModel
+from batchd.backends.pool import Pool
+from batchd.config import BackendConfig
 from batchd.disk import Disk
 from batchd.model import Failure, FailureKind, Outcome, Reply, RequestLine, Usage
-from batchd.retry import Park
 
 START = 1_800_000_000
 
@@ -100,26 +104,23 @@ class TroubledDisk(HastyDisk):
             raise self.fails[operation]
 
 
-class FakeBackend:
-    """Answers from a script: ``{"a": [BUSY, OK]}`` fails line a once, then answers it.
+class FakeCaller:
+    """A model server that answers from a script: ``{"a": [BUSY, OK]}`` fails line a once.
 
-    ``gate`` holds every answer back until it is set.
+    ``gate`` holds every answer back until it is set; ``alive`` is whether it answers otherwise.
     """
 
     def __init__(
-        self,
-        script: Mapping[str, Sequence[Outcome]] | None = None,
-        *,
-        slots: int = 4,
-        open_gate: bool = True,
+        self, script: Mapping[str, Sequence[Outcome]] | None = None, *, open_gate: bool = True
     ) -> None:
         self._script = {name: list(outcomes) for name, outcomes in (script or {}).items()}
-        self.limiter = Limiter(max_in_flight=slots, requests_per_minute=0)
-        self.note: str | None = None
         self.received: list[str] = []
+        self.in_flight = 0
         self.most_in_flight = 0
-        self.parks: list[Park] = []
         self.on_send: Callable[[], None] = lambda: None
+        self.listed: list[ListedModel] | None = [ListedModel("m")]
+        self.alive = True
+        self.has_new_key = False
         self.gate = asyncio.Event()
         if open_gate:
             self.gate.set()
@@ -127,21 +128,46 @@ class FakeBackend:
     async def send(self, endpoint: str, line: RequestLine) -> Outcome:
         assert endpoint == "/v1/chat/completions"
         self.received.append(line.custom_id)
-        self.most_in_flight = max(self.most_in_flight, self.limiter.in_flight)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.on_send()
-        await asyncio.sleep(0)
-        await self.gate.wait()
+        try:
+            await asyncio.sleep(0)
+            await self.gate.wait()
+        finally:
+            self.in_flight -= 1
         outcomes = self._script.get(line.custom_id, [OK])
         return outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
 
-    def answered(self, *, ok: bool) -> None:
-        self.note = None
-        self.limiter.answered(ok=ok)
+    async def models(self) -> list[ListedModel] | None:
+        return self.listed
 
-    async def recheck(self) -> bool:
-        return False
+    async def is_alive(self) -> bool:
+        return self.alive
 
-    def park(self, park: Park) -> None:
-        self.parks.append(park)
-        self.note = park.reason
-        self.limiter.park(park, asyncio.get_running_loop().time())
+    async def reload_key(self) -> bool:
+        return self.has_new_key
+
+    async def fetch(self, url: str) -> tuple[str, bytes] | None:  # noqa: ARG002 - has no pages
+        return "", b""
+
+
+def config_of(name: str = "backend", **settings: Any) -> BackendConfig:
+    """Settings of a backend; ``max_in_flight`` is 4 unless said."""
+    given: dict[str, Any] = {"base_url": f"http://{name}/v1", "max_in_flight": 4, **settings}
+    return BackendConfig(name=name, **given)
+
+
+def pool_of(callers: Mapping[str, Caller], *, monotonic: Callable[[], float] | None = None) -> Pool:
+    """A pool whose backends' servers are fakes, by name; empty until ``replace`` fills it."""
+
+    def open_caller(config: BackendConfig) -> contextlib.AbstractAsyncContextManager[Caller]:
+        return contextlib.nullcontext(callers[config.name])
+
+    return Pool(
+        open_caller,
+        now=lambda: START,
+        monotonic=monotonic or (lambda: asyncio.get_running_loop().time()),
+        kept={},
+        ceiling=256,
+    )

@@ -176,6 +176,23 @@ def test_a_stop_drains_in_time_and_the_next_start_goes_on(box: Machine) -> None:
     assert results(box, batch_id, "stopped") == sorted(f"stopped-{n}" for n in range(LINES))
 
 
+def test_a_reload_takes_a_changed_configuration_or_refuses_it_and_stops_nothing(
+    box: Machine,
+) -> None:
+    start(box)
+    process = show(box, "MainPID")
+    configure(box, WORKING.replace("scripted", "renamed"))
+    box.systemctl("reload", "batchd")
+    until(lambda: show(box, "StatusText") == "configuration reloaded")
+    backends = json.loads(box.run(*BATCHD, "backends", "--json"))["data"]
+    assert [backend["name"] for backend in backends] == ["renamed"]
+    configure(box, "speling = 1")
+    box.systemctl("reload", "batchd")
+    until(lambda: "speling" in show(box, "StatusText"))
+    assert (show(box, "MainPID"), show(box, "ActiveState")) == (process, "active")
+    assert any("config_refused" in entry["MESSAGE"] for entry in journal(box))
+
+
 def test_a_daemon_that_hangs_is_killed_and_started_again(box: Machine) -> None:
     drop_in(box, "WatchdogSec=1")
     start(box)

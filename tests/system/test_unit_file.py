@@ -1,6 +1,7 @@
 """The unit file says what the program and the documents say, and systemd understands it."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,9 @@ def installed(directory: Path) -> Path:
     """The unit file as ``systemd-analyze`` wants it: with an interpreter that is there."""
     unit = directory / UNIT.name
     unit.write_text(
-        UNIT.read_text().replace(f"ExecStart={INTERPRETER}", f"ExecStart={sys.executable}")
+        UNIT.read_text()
+        .replace(f"ExecStart={INTERPRETER}", f"ExecStart={sys.executable}")
+        .replace(f"ExecReload={INTERPRETER}", f"ExecReload={sys.executable}")
     )
     return unit
 
@@ -79,6 +82,23 @@ def test_the_interpreter_of_the_unit_is_the_one_of_the_guide_and_may_be_run() ->
     assert command == f"{INTERPRETER} -I -m batchd serve"
     assert INTERPRETER in runnable.split()
     assert f"python3 -m venv {Path(INTERPRETER).parents[1]}" in GUIDE.read_text()
+
+
+def test_a_reload_is_a_signal_sent_by_the_program_that_may_be_run() -> None:
+    (command,) = settings("ExecReload")
+    interpreter, *arguments = shlex.split(command)
+    assert interpreter == INTERPRETER
+    assert arguments.pop() == "$MAINPID"
+    waits = (
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP]); "
+        "print('ready', flush=True); print(signal.sigwait([signal.SIGHUP]).name)"
+    )
+    program = [sys.executable, "-c", waits]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as told:  # noqa: S603 - this file's own program
+        assert told.stdout is not None
+        assert told.stdout.readline() == "ready\n"
+        subprocess.run([sys.executable, *arguments, str(told.pid)], timeout=15, check=True)  # noqa: S603 - the unit's own command
+        assert told.communicate(timeout=15) == ("SIGHUP\n", None)
 
 
 def test_the_base_unit_needs_no_credential() -> None:

@@ -1,12 +1,11 @@
 """The configuration: every fault is one sentence that names the setting."""
 
-import math
 from pathlib import Path
 
 import pytest
 
 from batchd import config
-from batchd.config import Config, Duration, Size, load, parse, parse_address
+from batchd.config import Config, load, parse
 from batchd.errors import ConfigError
 
 BACKEND = '[[backends]]\nbase_url = "http://127.0.0.1:8000/v1"\n'
@@ -59,7 +58,21 @@ def refusal(text: str) -> str:
         (BACKEND + "first_byte_timeout = 0", "first_byte_timeout"),
         (BACKEND + "idle_timeout = 0", "idle_timeout"),
         (BACKEND + "total_timeout = 0", "total_timeout"),
-        (BACKEND + BACKEND, "[[backends]]"),
+        (BACKEND + "max_in_flight = 'many'", "max_in_flight"),
+        (BACKEND + "requests_per_minute = nan", "requests_per_minute"),
+        (BACKEND + "tokens_per_minute = -1", "tokens_per_minute"),
+        (BACKEND + "weight = 0", "weight"),
+        (BACKEND + "weight = nan", "weight"),
+        (BACKEND + "models = []", "models"),
+        (BACKEND + "load_url = 'yes'", "load_url"),
+        (BACKEND + "polite = 1", "polite"),
+        (BACKEND + "polite_floor = -1", "polite_floor"),
+        (BACKEND + "polite_hold = 'long'", "polite_hold"),
+        (BACKEND + "[[backends.limits]]\nrequests_per_minute = 1", "models"),
+        (BACKEND + "[[backends.limits]]\nmodels = []", "models"),
+        (BACKEND + "[[backends.limits]]\nmodels = ['m']\ntokens_per_minute = -1", "tokens_per"),
+        (BACKEND + "[[backends.limits]]\nmodels = ['m']\nweight = 1", "weight"),
+        (BACKEND + BACKEND, "two [[backends]] are called 'backend'"),
         ("local = true\n" + BACKEND, "[[backends]]"),
         ("[retries]\nfault_limit = 0", "fault_limit"),
         ("[batches]\nendpoints = []", "endpoints"),
@@ -67,6 +80,10 @@ def refusal(text: str) -> str:
         ("[batches]\ncompletion_windows = ['never']", "completion_windows"),
         ("[batches]\ncompletion_windows = ['0s']", "completion_windows"),
         ("[retries]\nrefused_pause = 0", "refused_pause"),
+        ("[retries]\nquota_pause = 0", "quota_pause"),
+        ("[batches]\norder = 'random'", "batches.order"),
+        ("[batches]\nmax_running = -1", "max_running"),
+        ("[batches]\nmax_running_per_owner = -1", "max_running_per_owner"),
         ("[batches]\nmax_requests = 0", "max_requests"),
         ("[batches]\nmax_requests = 4294967296", "max_requests"),
         ("[retention]\nsweep_every = 0", "sweep_every"),
@@ -86,59 +103,31 @@ def test_what_is_not_toml_is_said_with_its_place() -> None:
     assert "config.toml is not valid TOML" in refusal("[server\n")
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (0, 0),
-        (1.5, 1.5),
-        ("250ms", 0.25),
-        ("90s", 90),
-        ("10m", 600),
-        (" 24h ", 86400),
-        ("1.5d", 129600),
-    ],
-)
-def test_durations(value: object, seconds: float) -> None:
-    assert Duration.parse(value) == seconds
-
-
-@pytest.mark.parametrize("value", [-1, math.inf, math.nan, 1e12, "", "10", "-1s", "1w", None, True])
-def test_what_is_no_duration(value: object) -> None:
-    with pytest.raises(ValueError, match="is not a duration"):
-        Duration.parse(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "size"),
-    [(0, 0), ("10B", 10), ("2KB", 2000), ("1.5KiB", 1536), ("200MiB", 209715200), ("1GB", 10**9)],
-)
-def test_sizes(value: object, size: int) -> None:
-    assert Size.parse(value) == size
-
-
-@pytest.mark.parametrize("value", [-1, 1.5, "", "10", "1TB", None, True])
-def test_what_is_no_size(value: object) -> None:
-    with pytest.raises(ValueError, match="is not a size"):
-        Size.parse(value)
-
-
-@pytest.mark.parametrize(
-    ("address", "parsed"),
-    [
-        ("127.0.0.1:0", ("127.0.0.1", 0)),
-        ("[::1]:8400", ("::1", 8400)),
-        ("localhost:80", ("localhost", 80)),
-        ("unix:/run/batchd.sock", Path("/run/batchd.sock")),
-    ],
-)
-def test_addresses(address: str, parsed: Path | tuple[str, int]) -> None:
-    assert parse_address(address) == parsed
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:8400", "unix:/run/batchd.sock"])
+def test_it_listens_where_it_is_told(address: str) -> None:
     assert parse(f"[server]\nlisten = ['{address}']", "x").server.listen == (address,)
 
 
 def test_other_machines_may_come_in_with_a_key() -> None:
     text = "[server]\nlisten = ['0.0.0.0:8400']\n[auth]\nkeys_file = '/etc/keys'"
     assert parse(text, "x").auth.keys_file == Path("/etc/keys")
+
+
+def test_several_backends_each_with_its_own_settings() -> None:
+    text = (
+        '[[backends]]\nname = "a"\nbase_url = "http://a/v1"\nmax_in_flight = 8\nweight = 2.5\n'
+        '[[backends.limits]]\nmodels = ["big-*"]\ntokens_per_minute = 1e6\n'
+        '[[backends.limits]]\nmodels = ["m"]\nrequests_per_minute = 3\n'
+        '[[backends]]\nname = "b"\nbase_url = "http://a/v1"\nload_url = "auto"\npolite = true\n'
+        'polite_hold = "1m"'
+    )
+    first, second = parse(text, "x").backends
+    assert (first.max_in_flight, first.weight) == (8, 2.5)
+    assert [(limit.models, limit.tokens_per_minute) for limit in first.limits] == [
+        (("big-*",), 1e6),
+        (("m",), 0),
+    ]
+    assert (second.max_in_flight, second.limits, second.polite_hold) == ("auto", (), 60)
 
 
 def test_windows_are_told_in_seconds() -> None:

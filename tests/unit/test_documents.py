@@ -2,25 +2,32 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import msgspec
 
 from batchd.cli.main import COMMANDS
-from batchd.config import Config, Duration, Size, parse
+from batchd.config import Config, parse
+from batchd.settings import Duration, Size
 from tests.unit.test_logs import log_names
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "config.example.toml").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+Section = tuple[str, type[msgspec.Struct]]
+
 # Settings whose default is "absent": the example shows what could be written.
 _ABSENT = {
     "backends.api_key_file",
     "backends.api_key_env",
+    "backends.load_url",
     "inbox.directory",
     "auth.keys_file",
 }
+_REQUIRED = {"backends.base_url", "backends.limits.models"}
 
 
 def _example_with_settings() -> dict[str, object]:
@@ -29,44 +36,50 @@ def _example_with_settings() -> dict[str, object]:
     return tomllib.loads(settings)
 
 
-def _given(section: object) -> dict[str, object]:
+def _given(example: dict[str, object], section: str) -> dict[str, object]:
     """The settings of a section; of the first table where there may be several."""
-    if isinstance(section, list):
-        return msgspec.convert(section, list[dict[str, object]])[0]
-    return msgspec.convert(section, dict[str, object])
+    found: object = example
+    for name in section.split("."):
+        found = msgspec.convert(found, dict[str, object])[name]
+        if isinstance(found, list):
+            found = msgspec.convert(found, list[object])[0]
+    return msgspec.convert(found, dict[str, object])
 
 
 def _fields(kind: type[msgspec.Struct]) -> dict[str, object]:
     return {field.name: field.default for field in msgspec.structs.fields(kind)}
 
 
-def _sections() -> dict[str, type[msgspec.Struct]]:
-    found: dict[str, type[msgspec.Struct]] = {}
-    for field in msgspec.structs.fields(Config):
-        kind = field.type.__args__[0] if field.name == "backends" else field.type
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            found[field.name] = kind
-    return found
+def _sections(kind: type[msgspec.Struct] = Config, within: str = "") -> Iterator[Section]:
+    """Every section, and those within them, by name."""
+    for field in msgspec.structs.fields(kind):
+        many = get_origin(field.type) is tuple
+        inner = get_args(field.type)[0] if many else field.type
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            yield within + field.name, inner
+            yield from _sections(inner, f"{within}{field.name}.")
 
 
 def test_the_example_names_every_setting_and_no_other() -> None:
     example = _example_with_settings()
-    for name, kind in _sections().items():
-        given = _given(example[name])
-        assert set(given) == set(_fields(kind)), name
+    for name, kind in _sections():
+        assert set(_given(example, name)) == set(_fields(kind)), name
     assert set(example) == {field.name for field in msgspec.structs.fields(Config)}
 
 
 def test_the_examples_values_are_the_defaults() -> None:
     example = _example_with_settings()
+    sections = dict(_sections())
+    assert {"backends", "backends.limits", "dashboard"} <= set(sections)
     assert example["local"] is Config().local
-    for name, kind in _sections().items():
-        given = _given(example[name])
+    for name, kind in sections.items():
+        given = _given(example, name)
         for setting, default in _fields(kind).items():
-            if f"{name}.{setting}" in _ABSENT:
+            full = f"{name}.{setting}"
+            if full in _ABSENT:
                 assert default is None
-            elif f"{name}.{setting}" != "backends.base_url":
-                assert _parsed(given[setting], default) == default, f"{name}.{setting}"
+            elif full not in _REQUIRED | set(sections):
+                assert _parsed(given[setting], default) == default, full
 
 
 def _parsed(value: object, default: object) -> object:

@@ -145,6 +145,16 @@ def test_the_entries_of_an_index_can_be_read_in_order(paths: tuple[Path, Path]) 
     assert [data[offset : offset + length] for offset, length in found] == texts
 
 
+def test_an_entry_ends_with_the_signature(paths: tuple[Path, Path]) -> None:
+    index = IndexWriter(paths[1])
+    index.add(0, 5, 0x12345678)
+    index.add(6, 5)
+    index.close()
+    found = paths[1].read_bytes()
+    assert (found[12:16], found[28:]) == (b"\x78\x56\x34\x12", b"\0\0\0\0")
+    assert list(entries(paths[1])) == [(0, 5), (6, 5)]
+
+
 def test_what_was_added_can_be_flushed_before_the_end(paths: tuple[Path, Path]) -> None:
     index = IndexWriter(paths[1])
     index.add(0, 5)

@@ -18,8 +18,8 @@ from batchd.wire.lines import (
     is_never_run,
     never_run_line,
     reply_line,
-    result_usage,
 )
+from batchd.wire.usage import result_usage
 from tests.support.fakes import HastyDisk
 
 TAG = b"0123abcd"

@@ -96,6 +96,7 @@ def test_an_upload_is_published_and_held(spool: Spool) -> None:
     spool.file("file-1").unlink()
     assert spool.input("batch_1").read_bytes() == b"bytes"
     spool.index("batch_1").write_bytes(b"")
+    spool.order("batch_1").write_bytes(b"")
     spool.scratch("batch_1").mkdir()
     spool.release("batch_1")
     spool.release("batch_1")

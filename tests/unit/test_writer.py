@@ -272,3 +272,62 @@ async def test_a_waiter_who_is_gone_is_no_trouble(disk: TroubledDisk, group: Gro
         await asyncio.wait([waiting])
         go_on.set()
     assert group.text("a") == "1"
+
+
+async def test_a_file_that_need_not_last_is_not_synced_and_comes_behind_the_ledgers(
+    disk: TroubledDisk, group: Group
+) -> None:
+    async with group.writer.running() as writer:
+        passing = LedgerFile(group.directory / "p", 0, lasting=False)
+        writer.submit(passing, b"p1", lambda: None)
+        await until(lambda: passing.end == 2)
+        assert disk.log == ["write"]
+        writer.submit(passing, b"p2", lambda: None)
+        group.submit("a", "1")
+        await until(lambda: group.receipts == ["1"])
+    assert disk.log[1:] in (["write", "sync", "write"], ["write", "write", "sync"])
+    assert group.text("p") == "p1p2"
+
+
+class _NoRoomFor(HastyDisk):
+    """Fails the appends to one file after a part of them."""
+
+    def __init__(self, name: str, error: int) -> None:
+        self._name = name
+        self._error = error
+
+    def append(self, descriptor: int, data: bytes) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == self._name:
+            super().append(descriptor, data[:1])
+            raise OSError(self._error, os.strerror(self._error))
+        super().append(descriptor, data)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+async def test_a_file_that_need_not_last_never_holds_the_ledgers_up(
+    tmp_path: Path, error: int
+) -> None:
+    group = Group(_NoRoomFor("p", error), tmp_path)
+    async with group.writer.running() as writer:
+        passing = LedgerFile(tmp_path / "p", 0, lasting=False)
+        for number in range(3):
+            writer.submit(passing, b"pp", lambda: None)
+            group.submit("a", str(number))
+        await until(lambda: len(group.receipts) == 3)
+    assert group.text("a") == "012"
+    assert group.text("p") == ""
+    assert passing.end == 0
+    assert group.fatal == []
+    assert not group.writer.is_full
+
+
+async def test_a_file_that_need_not_last_and_has_no_directory_any_more_is_let_go(
+    group: Group,
+) -> None:
+    async with group.writer.running() as writer:
+        writer.submit(
+            LedgerFile(group.directory / "gone" / "p", 0, lasting=False), b"p", lambda: None
+        )
+        group.submit("a", "1")
+        await until(lambda: group.receipts == ["1"])
+    assert group.fatal == []

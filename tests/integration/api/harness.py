@@ -22,7 +22,8 @@ from batchd import ids
 from batchd.api.app import make_app
 from batchd.api.auth import Keys
 from batchd.api.parts import BATCHES, FILES
-from batchd.backends.backend import Backend, opened_backend
+from batchd.backends.caller import Caller, opened_caller
+from batchd.backends.pool import Pool, opened_pool
 from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.config import BackendConfig, BatchesConfig, Config, ServerConfig
@@ -104,7 +105,7 @@ class Api:
             database = await stack.enter_async_context(
                 Database.opened(spool.database, _fatal, room.make_room)
             )
-            backend = await stack.enter_async_context(_backend(setup.backend, clock))
+            pool = await stack.enter_async_context(_pool(setup.backend, clock))
             files = Files(
                 database,
                 spool,
@@ -124,13 +125,13 @@ class Api:
                 ring=bell.ring,
             )
             if setup.validating:
-                validator = Validator(batches, files, spool, room, backend, setup.batches, bell)
+                validator = Validator(batches, files, spool, room, pool, setup.batches, bell)
                 await stack.enter_async_context(_running(validator, bell))
             app = make_app(
                 Config(server=setup.server, batches=setup.batches),
                 files,
                 batches,
-                backend,
+                pool,
                 keys,
                 secrets.token_bytes,
                 room=room,
@@ -289,14 +290,23 @@ def refused(  # noqa: PLR0913 - the columns of the contract's tables
     assert (answer.status, answer.json) == (status, {"error": error})
 
 
-def _backend(url: str, clock: Clock) -> contextlib.AbstractAsyncContextManager[Backend]:
-    return opened_backend(
-        BackendConfig(base_url=url),
-        {},
+def _pool(url: str, clock: Clock) -> contextlib.AbstractAsyncContextManager[Pool]:
+    def open_caller(config: BackendConfig) -> contextlib.AbstractAsyncContextManager[Caller]:
+        return opened_caller(
+            config,
+            {},
+            now=clock,
+            new_request_id=lambda: ids.request_id(secrets.token_bytes(ids.REQUEST_ID_BYTES)),
+        )
+
+    pool = Pool(
+        open_caller,
         now=clock,
         monotonic=asyncio.get_running_loop().time,
-        new_request_id=lambda: ids.request_id(secrets.token_bytes(ids.REQUEST_ID_BYTES)),
+        kept={},
+        ceiling=256,
     )
+    return opened_pool(pool, [BackendConfig(base_url=url)])
 
 
 @contextlib.asynccontextmanager

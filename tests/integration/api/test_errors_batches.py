@@ -83,7 +83,13 @@ async def test_a_new_batch_has_every_key(api: Api) -> None:
         "request_counts": {"total": 0, "completed": 0, "failed": 0},
         "usage": ZERO_USAGE,
         "metadata": {"a": "b"},
-        "batchd": {"priority": 0, "paused_at": None, "parent_id": None, "notes": []},
+        "batchd": {
+            "priority": 0,
+            "paused_at": None,
+            "parent_id": None,
+            "notes": [],
+            "retrying": None,
+        },
     }
     assert (await api.get(f"/v1/batches/{batch_id}")).json == answer.json
 

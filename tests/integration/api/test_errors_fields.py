@@ -64,6 +64,26 @@ FAULTS: list[Case] = [
         "a string",
         "an integer",
     ),
+    wrong_type({"priority": "high"}, "priority", "an integer", "a string"),
+    wrong_type({"priority": 1.0}, "priority", "an integer", "a decimal number"),
+    (
+        {"priority": 11},
+        (
+            "Invalid 'priority': integer above maximum value. Expected a value <= 10, but got 11 "
+            "instead."
+        ),
+        "integer_above_max_value",
+        "priority",
+    ),
+    (
+        {"priority": -11},
+        (
+            "Invalid 'priority': integer below minimum value. Expected a value >= -10, but got -11 "
+            "instead."
+        ),
+        "integer_below_min_value",
+        "priority",
+    ),
     (
         {"endpoint": "/v1/x"},
         f"Invalid value: '/v1/x'. Supported values are: {ENDPOINTS}.",
@@ -134,6 +154,13 @@ async def test_metadata_within_the_limits_is_echoed(
     answer = await api.post("/v1/batches", wish("file-x", metadata=metadata))
     assert answer.status == 200
     assert answer.json["metadata"] == metadata
+
+
+@pytest.mark.parametrize("priority", [None, -10, 0, 10])
+async def test_a_priority_is_told_in_the_extension(api: Api, priority: int | None) -> None:
+    answer = await api.post("/v1/batches", wish("file-x", priority=priority))
+    assert answer.status == 200
+    assert answer.json["batchd"]["priority"] == (priority or 0)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from batchd.config import ServerConfig, Size
+from batchd.config import ServerConfig
+from batchd.settings import Size
 from tests.integration.api.harness import START, Api, Setup, refused
 from tests.integration.api.multipart import PURPOSE, file, form
 

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from batchd.config import Duration, ServerConfig
+from batchd.config import ServerConfig
+from batchd.settings import Duration
 from tests.integration.api.harness import Api, Setup, refused
 from tests.integration.api.multipart import BOUNDARY, FILE, PURPOSE, Form, field, file, form, part
 from tests.support.waiting import until

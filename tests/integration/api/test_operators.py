@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from batchd.api.parts import POOL
+from batchd.backends.rates import Rates
+from batchd.config import BackendConfig
 from batchd.disk import Disk
-from batchd.model import LineError
+from batchd.model import Failure, FailureKind, LineError
+from batchd.retry import LineState, Park, Settle
 from tests.integration.api.harness import Answer, Api, refused
 
 NO_KEY = (
@@ -76,6 +80,43 @@ async def test_the_metrics_are_what_they_say(api: Api, monkeypatch: pytest.Monke
     }
     api.room.note_full()
     assert numbers(await api.get("/metrics"))["batchd_disk_full"] == 1
+
+
+async def test_the_metrics_tell_of_each_backend_and_its_busiest_models(api: Api) -> None:
+    (backend,) = api.client.app[POOL].backends
+    for number in range(60):
+        for _ in range(1 + number % 60):
+            backend.lane(f"model-{number:02}").take(0.0)
+    backend.park(Park(60.0, "rate_limited", LineState()))
+    backend.lanes.rates = Rates(requests_per_minute=30)
+    backend.came_to(Failure(FailureKind.TIMEOUT), Settle(), 1.0)
+    found = numbers(await api.get("/metrics"))
+    lanes = {name for name in found if name.startswith("batchd_backend_limit")}
+    assert len(lanes) == 50
+    assert found['batchd_backend_requests_in_flight{backend="backend",model="model-59"}'] == 60
+    assert found['batchd_backend_limit{backend="backend",model="model-59"}'] == 16
+    assert found['batchd_backend_throughput{backend="backend",model="model-59"}'] == 0
+    assert 'batchd_backend_limit{backend="backend",model="model-09"}' not in lanes
+    states = {
+        state: f'{{backend="backend",state="{state}"}}' for state in ("ok", "waiting", "gone")
+    }
+    told = {state: found["batchd_backend_state" + labels] for state, labels in states.items()}
+    assert told == {"ok": 0, "waiting": 1, "gone": 0}
+    assert found['batchd_backend_requests_per_minute{backend="backend"}'] == 30
+    assert 'batchd_backend_tokens_per_minute{backend="backend"}' not in found
+    assert found['batchd_backend_attempts_total{backend="backend",outcome="timeout"}'] == 1
+
+
+async def test_a_scrape_counts_nothing_twice_and_forgets_backends_that_left(api: Api) -> None:
+    pool = api.client.app[POOL]
+    pool.backends[0].came_to(Failure(FailureKind.TIMEOUT), Settle(), 1.0)
+    name = 'batchd_backend_attempts_total{backend="backend",outcome="timeout"}'
+    for _ in range(3):
+        assert numbers(await api.get("/metrics"))[name] == 1
+    await pool.replace([BackendConfig(name="other", base_url="http://127.0.0.1:9/v1")])
+    found = numbers(await api.get("/metrics"))
+    assert name not in found
+    assert found['batchd_backend_state{backend="other",state="ok"}'] == 1
 
 
 async def test_where_keys_are_asked_for_the_metrics_need_one_too(guarded: Api) -> None:

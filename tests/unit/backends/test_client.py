@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 from batchd.backends.client import Client, connections
-from batchd.config import BackendConfig, Duration, Size
+from batchd.config import BackendConfig
 from batchd.model import Failure, FailureKind, Reply, RequestLine, Usage
+from batchd.settings import Duration, Size
 from tests.support.model_server import ModelServer
 
 ENDPOINT = "/v1/chat/completions"

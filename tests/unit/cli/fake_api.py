@@ -50,6 +50,35 @@ ALL_FAILED: Json = {
 }
 
 
+BACKENDS: list[Json] = [
+    {
+        "object": "backend",
+        "name": "gpu",
+        "base_url": "http://gpu/v1",
+        "state": "ok",
+        "note": None,
+        "tries_again_in": None,
+        "in_flight": 40,
+        "models": ["small", "large"],
+        "lanes": [
+            {"model": "small", "in_flight": 8, "limit": 24, "throughput": 3.21},
+            {"model": "large", "in_flight": 32, "limit": 1000, "throughput": 0.5},
+        ],
+    },
+    {
+        "object": "backend",
+        "name": "hosted",
+        "base_url": "http://hosted/v1",
+        "state": "waiting",
+        "note": "the quota is used up",
+        "tries_again_in": 3480.0,
+        "in_flight": 0,
+        "models": ["small"],
+        "lanes": [],
+    },
+]
+
+
 class FakeApi:
     """What the API has, and how it answers; change it at will."""
 
@@ -57,6 +86,7 @@ class FakeApi:
         self.files: dict[str, Json] = {}
         self.contents = {"file-out": b'{"custom_id":"a"}\n', "file-err": b'{"custom_id":"b"}\n'}
         self.batches: dict[str, Json] = {}
+        self.backends = BACKENDS
         self.steps: list[Json] = [COMPLETED]
         self.requests: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
@@ -108,7 +138,13 @@ class FakeApi:
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
             "usage": {"input_tokens": 12, "output_tokens": 34},
             "metadata": asked.get("metadata"),
-            "batchd": {"priority": 0, "paused_at": None, "parent_id": None, "notes": []},
+            "batchd": {
+                "priority": asked.get("priority", 0),
+                "paused_at": None,
+                "parent_id": None,
+                "notes": [],
+                "retrying": None,
+            },
         }
         return self.batches[batch_id]
 
@@ -157,6 +193,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(self.api.add_file(*self._form(body)))
             case ("POST", "v1", "batches"):
                 self._json(self.api.add_batch(json.loads(body)))
+            case ("GET", "v1", "backends"):
+                self._json({"object": "list", "data": self.api.backends})
+            case ("POST", "v1", "backends", name, "resume"):
+                self._backend(name)
             case ("GET", "v1", "files" | "batches" as kind):
                 self._page(list(getattr(self.api, kind).values())[::-1], query)
             case (_, "v1", "batches", batch_id, *verb) if batch_id in self.api.batches:
@@ -165,6 +205,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._file(file_id, verb)
             case _:
                 self._unknown(path)
+
+    def _backend(self, name: str) -> None:
+        found = [backend for backend in self.api.backends if backend["name"] == name]
+        if found:
+            self._json(found[0])
+        else:
+            self._error(404, f"No such backend: {name}")
 
     def _unknown(self, path: str) -> None:
         kind, _, name = path.removeprefix("/v1/").partition("/")

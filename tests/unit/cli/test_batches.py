@@ -59,6 +59,18 @@ def test_show_tells_what_there_is_and_json_hands_on_the_object(
     assert json.loads(run("show", batch, "--json").out) == api.batches[batch]
 
 
+def test_show_tells_how_many_lines_are_tried_again_and_why(
+    run: Run, api: FakeApi, batch: str
+) -> None:
+    api.steps = [RUNNING]
+    assert "retrying" not in run("show", batch).out
+    again = {"lines": 1200, "kinds": {"timeout": 200, "http_503": 1000}}
+    api.batches[batch]["batchd"] |= {"retrying": again, "priority": -3}
+    text = run("show", batch).out
+    assert "retrying  1,200 lines: http_503 1,000, timeout 200\n" in text
+    assert "priority  -3\n" in text
+
+
 def test_show_lists_every_fault_of_the_input(run: Run, api: FakeApi, batch: str) -> None:
     api.steps = [FAILED]
     assert "line 3: invalid_json_line:" in run("show", batch).out

@@ -56,6 +56,21 @@ def test_a_backend_that_is_away_is_named(check: Check) -> None:
     assert sentence in result.out
 
 
+def test_every_backend_is_reached(check: Check, url: str) -> None:
+    away = f"http://{free_address()}/v1"
+    more = "".join(
+        f'[[backends]]\nname = "{name}"\nbase_url = "{base_url}"\n'
+        for name, base_url in (("spare", away), ("hosted", f"{url}/v1"))
+    )
+    result = check(more=more)
+    assert result.code == 1
+    assert [line.split()[0] for line in result.out.splitlines() if 'backend "' in line] == [
+        *("ok", "wrong", "ok"),
+    ]
+    assert f'the backend "spare" at {away} cannot be reached' in result.out
+    assert f'ok  backend "hosted" at {url}/v1' in result.out
+
+
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [

@@ -30,6 +30,13 @@ def test_submit_hands_on_window_metadata_and_endpoint(
     assert batch["endpoint"] == "/v1/x"
 
 
+def test_submit_hands_on_a_priority_within_its_range(run: Run, api: FakeApi, prompts: Path) -> None:
+    assert run("submit", prompts, "--priority", "-4").code == 0
+    assert api.batches["batch_1"]["batchd"]["priority"] == -4
+    assert run("submit", prompts, "--priority", "11").code == 2
+    assert len(api.batches) == 1
+
+
 def test_submit_json_prints_one_object_for_each_batch(
     run: Run, api: FakeApi, prompts: Path
 ) -> None:

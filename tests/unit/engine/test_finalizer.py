@@ -17,7 +17,7 @@ from batchd.states import BatchStatus, Event
 from batchd.store.database import Work
 from batchd.wire.lines import reply_line, request_line
 from tests.support.bench import Bench
-from tests.support.fakes import OK, REFUSED, FakeBackend
+from tests.support.fakes import OK, REFUSED, FakeCaller
 from tests.support.parts import WINDOW, Parts, opened, request, requests
 from tests.support.waiting import until
 
@@ -35,7 +35,7 @@ class Endings(Bench):
     """A finalizer with its runs."""
 
     def __init__(self, parts: Parts) -> None:
-        super().__init__(parts, FakeBackend())
+        super().__init__(parts, FakeCaller())
         self.bell = Bell()
         self.finalizer = Finalizer(parts.batches, self.runs, parts.spool, self.inputs, self.bell)
 

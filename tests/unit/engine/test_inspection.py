@@ -1,11 +1,14 @@
 """A file is judged in one pass; the index finds each of its requests again."""
 
+import contextlib
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from batchd.engine.inspection import MAX_ERRORS, Inspection, Rules, Stopped, Verdict
+from batchd.engine.inspection import MAX_ERRORS, Inspection, Places, Rules, Stopped, Verdict
+from batchd.grouping import open_order
 from batchd.jsonl import IndexedLines
 from batchd.wire.lines import request_line
 
@@ -13,16 +16,25 @@ CHAT = "/v1/chat/completions"
 RULES = Rules(endpoint=CHAT, max_requests=50_000, max_embedding_inputs=50_000, mixed_models=True)
 
 
-def line(custom_id: str, model: str = "m") -> bytes:
-    body: dict[str, object] = {"model": model, "messages": []}
+def line(custom_id: str, model: str = "m", messages: list[object] | None = None) -> bytes:
+    body: dict[str, object] = {"model": model, "messages": messages or []}
     return json.dumps(
         {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}
     ).encode()
 
 
+def places(folder: Path) -> Places:
+    return Places(
+        input=folder / "input",
+        index=folder / "index",
+        order=folder / "order",
+        scratch=folder / "scratch",
+    )
+
+
 def inspection(folder: Path, content: bytes, rules: Rules = RULES) -> Inspection:
     (folder / "input").write_bytes(content)
-    return Inspection(folder / "input", folder / "index", folder / "scratch", rules, None)
+    return Inspection(places(folder), rules, None)
 
 
 def judge(folder: Path, content: bytes, rules: Rules = RULES) -> Verdict:
@@ -77,6 +89,52 @@ def test_an_inspection_can_be_stopped(tmp_path: Path) -> None:
     stopped.stop()
     with pytest.raises(Stopped):
         stopped.judge()
+
+
+def ordered(folder: Path, total: int, model: str | None) -> list[int]:
+    order = open_order(folder / "order", total=total, model=model)
+    assert order is not None
+    with contextlib.closing(order):
+        return list(order.read(0, total))
+
+
+def test_lines_with_one_beginning_are_side_by_side_in_the_order(tmp_path: Path) -> None:
+    content = b"\n".join(line(name, messages=[name in "bd", name]) for name in "abcd")
+    assert judge(tmp_path, content) == Verdict(4, "m", [])
+    assert ordered(tmp_path, 4, "m") == [0, 2, 1, 3]
+
+
+def test_an_order_as_in_the_input_is_none_for_one_model(tmp_path: Path) -> None:
+    rules = msgspec.structs.replace(RULES, order="input")
+    content = [line(name, messages=[name in "bd", name]) for name in "abcd"]
+    judge(tmp_path, b"\n".join(content))
+    judge(tmp_path, b"\n".join(content), rules)
+    assert not (tmp_path / "order").exists()
+    assert judge(tmp_path, b"\n".join([*content, line("e", "n"), line("f")]), rules).model is None
+    assert ordered(tmp_path, 6, None) == [0, 1, 2, 3, 5, 4]
+
+
+def test_a_faulty_file_gets_no_order(tmp_path: Path) -> None:
+    judge(tmp_path, line("a") + b"\n" + line("b", "n") + b"\nx")
+    assert not (tmp_path / "order").exists()
+
+
+def test_a_file_with_too_many_names_of_models_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.gathering._NAMES_SIZE", 250)
+    content = [line("a"), line("b", "n"), line("c", "m"), line("d", "o")]
+    assert judge(tmp_path, b"\n".join(content[:3])).errors == []
+    (error,) = judge(tmp_path, b"\n".join(content)).errors
+    assert (error.code, error.param, error.line) == ("invalid_request", "body.model", None)
+
+
+def test_nothing_is_left_beside_what_an_inspection_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.gathering._IN_MEMORY", 1)
+    judge(tmp_path, b"\n".join([line("a"), line("b", "n")]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "input", "order"]
 
 
 def test_an_inspection_can_be_made_again(tmp_path: Path) -> None:

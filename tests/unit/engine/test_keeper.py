@@ -12,7 +12,7 @@ from batchd.errors import NoRoom
 from batchd.model import Counts
 from batchd.states import BatchStatus, Event
 from tests.support.bench import Bench
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeCaller
 from tests.support.parts import Parts, opened, requests
 from tests.support.waiting import until
 
@@ -35,7 +35,7 @@ class CountedBell(Bell):
 
 class Keeping(Bench):
     def __init__(self, parts: Parts, *, grace: float = 60, open_gate: bool = True) -> None:
-        super().__init__(parts, FakeBackend(open_gate=open_gate))
+        super().__init__(parts, FakeCaller(open_gate=open_gate))
         self.bell = Bell()
         self.finalizer_bell = CountedBell()
         self.keeper = Keeper(
@@ -75,15 +75,15 @@ async def test_a_cancelled_run_starts_nothing_more(parts: Parts) -> None:
     run = await it.add(requests("abcdefgh"))
     async with it.running():
         await it.keeper.follow()
-        await until(lambda: len(it.backend.received) == 4)
+        await until(lambda: len(it.server.received) == 4)
         await parts.batches.cancel("local", run.id)
         await it.keeper.follow()
         assert not it.finalizer_bell.was_rung()
-        it.backend.gate.set()
+        it.server.gate.set()
         await until(lambda: run.is_quiet)
         await it.keeper.follow()
     assert it.finalizer_bell.was_rung()
-    assert len(it.backend.received) == 4
+    assert len(it.server.received) == 4
     assert run.ledger.counts == Counts(8, 4, 0)
 
 
@@ -92,7 +92,7 @@ async def test_after_the_grace_what_is_in_flight_is_broken_off(parts: Parts) -> 
     run = await it.add(requests("abcdefgh"))
     async with it.running():
         await it.keeper.follow()
-        await until(lambda: len(it.backend.received) == 4)
+        await until(lambda: len(it.server.received) == 4)
         await parts.batches.advance(run.id, Event.WINDOW_CLOSED)
         await it.keeper.follow()
         await until(lambda: run.is_quiet)

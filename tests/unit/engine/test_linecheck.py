@@ -43,6 +43,15 @@ def test_a_good_line_is_told_by_its_id_and_model() -> None:
     assert check(request()) == Checked("a", "m", 0, [])
 
 
+def test_a_good_line_is_signed_if_wanted_and_a_faulty_one_never() -> None:
+    texts = [json.dumps(request(messages=[1, end])).encode() for end in (2, 3)]
+    signing = LineChecker(CHAT, None, signs=True)
+    first, second = (signing.check(text, 7).signature for text in texts)
+    assert first == second != 0
+    assert LineChecker(CHAT, None).check(texts[0], 7).signature == 0
+    assert signing.check(texts[0].replace(b"POST", b"PUT"), 7).signature == 0
+
+
 def test_unknown_fields_are_let_be() -> None:
     assert check({**request(), "priority": 1, "extra": {"a": [1]}}).errors == []
 

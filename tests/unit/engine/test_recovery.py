@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from batchd.damage import Damage
+from batchd.engine.orders import Orders
 from batchd.engine.recovery import Recovery
-from batchd.engine.runs import Runs
+from batchd.engine.runs import Run, Runs
 from batchd.errors import SpoolError
 from batchd.ids import batch_tag
 from batchd.metrics import Metrics
@@ -28,9 +29,15 @@ class Starting:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.runs = Runs(parts.batches.live)
+        self.runs = Runs(parts.batches.live, lambda _: None)
         self.recovery = Recovery(
-            parts.spool, parts.batches, self.runs, parts.writer, parts.metrics, parts.damage
+            parts.spool,
+            parts.batches,
+            self.runs,
+            parts.writer,
+            parts.metrics,
+            parts.damage,
+            Orders(parts.spool, "prefix").open,
         )
 
 
@@ -52,6 +59,15 @@ async def write(parts: Parts, file_id: str | None, data: bytes) -> Path:
     return path
 
 
+def to_send(run: Run) -> list[int]:
+    """The lines that go, in their order."""
+    [queue] = run.queues
+    taken = list[int]()
+    while (index := queue.take(0, "gpu", 1, lambda _model, _name: False)) is not None:
+        taken.append(index)
+    return taken
+
+
 async def test_counts_and_usage_come_back(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     record = await parts.running(requests("abcde"))
@@ -66,7 +82,7 @@ async def test_counts_and_usage_come_back(parts: Parts, caplog: pytest.LogCaptur
     assert (run.ledger.missing, run.ledger.never_run) == (1, 1)
     assert run.ledger.usage.total_tokens == 10
     assert run.ledger.end(LineFile.OUTPUT) == len(result(record, 0)) * 2
-    assert run.take(0) == 2
+    assert to_send(run) == [2]
     logged = {entry.message: vars(entry) for entry in caplog.records}
     assert (logged["batch_recovered"]["done"], logged["batch_recovered"]["total"]) == (4, 5)
     size = run.ledger.end(LineFile.OUTPUT) + run.ledger.end(LineFile.ERROR)
@@ -103,7 +119,7 @@ async def test_damage_is_told_to_everybody(parts: Parts, caplog: pytest.LogCaptu
     await it.recovery.recover_all()
     run = it.runs.get(record.id)
     assert run is not None
-    assert (run.take(0), run.take(0), run.take(0)) == (1, 2, None)
+    assert to_send(run) == [1, 2]
     assert path.with_name(path.name + ".damaged").exists()
     row = await parts.row(record.id)
     assert [note[:32] for note in row.notes] == ["the output file was damaged: eve"]

@@ -17,13 +17,15 @@ from tests.support.fakes import (
     THROTTLED,
     TIMED_OUT,
     UNREACHABLE,
-    FakeBackend,
+    FakeCaller,
     TroubledDisk,
+    config_of,
 )
 from tests.support.parts import Parts, opened, requests
 from tests.support.waiting import until
 
 Script = Mapping[str, Sequence[Outcome]]
+MakeBench = Callable[..., Bench]
 
 
 @pytest.fixture(autouse=True)
@@ -38,15 +40,18 @@ async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
 
 
 @pytest.fixture
-def bench(parts: Parts) -> Callable[..., Bench]:
-    def make(script: Script | None = None, *, slots: int = 4, **bounds: float) -> Bench:
-        open_gate = bool(bounds.pop("open_gate", 1))
-        return Bench(parts, FakeBackend(script, slots=slots, open_gate=open_gate), **bounds)
+def bench(parts: Parts) -> MakeBench:
+    def make(
+        script: Script | None = None, *, slots: int = 4, open_gate: bool = True, **bounds: float
+    ) -> Bench:
+        server = FakeCaller(script, open_gate=open_gate)
+        configs = [config_of(max_in_flight=slots)]
+        return Bench(parts, server, configs=configs, servers=None, **bounds)
 
     return make
 
 
-async def test_every_line_is_written_down_once(bench: Callable[..., Bench]) -> None:
+async def test_every_line_is_written_down_once(bench: MakeBench) -> None:
     it = bench(
         {
             "b": [BUSY, OK],
@@ -67,35 +72,35 @@ async def test_every_line_is_written_down_once(bench: Callable[..., Bench]) -> N
     }
     assert isinstance(error["e"], dict)
     assert error["e"]["status_code"] == 503
-    attempts = {name: it.backend.received.count(name) for name in "abcdefgh"}
+    attempts = {name: it.server.received.count(name) for name in "abcdefgh"}
     assert attempts == {"a": 1, "b": 2, "c": 1, "d": 3, "e": 3, "f": 3, "g": 1, "h": 1}
     assert run.ledger.counts == Counts(8, 5, 3)
     assert run.ledger.usage.total_tokens == 25
     assert it.drained >= 1
 
 
-async def test_lines_of_two_batches_take_turns(bench: Callable[..., Bench]) -> None:
+async def test_lines_of_two_batches_take_turns(bench: MakeBench) -> None:
     it = bench(slots=1)
     large, small = await it.add(requests("abcdefgh")), await it.add(requests("12"))
     await it.work_off(large, small)
-    assert it.backend.received[:4] == ["a", "1", "b", "2"]
+    assert it.server.received[:4] == ["a", "1", "b", "2"]
 
 
-async def test_no_more_is_in_flight_than_there_are_slots(bench: Callable[..., Bench]) -> None:
+async def test_no_more_is_in_flight_than_there_are_slots(bench: MakeBench) -> None:
     it = bench(slots=3, open_gate=False)
     run = await it.add(requests("abcdefghij"))
     it.runner.admit(run)
     async with it.running():
-        await until(lambda: len(it.backend.received) == 3)
+        await until(lambda: len(it.server.received) == 3)
         await asyncio.sleep(0.02)
-        assert it.backend.received == ["a", "b", "c"]
-        it.backend.gate.set()
+        assert it.server.received == ["a", "b", "c"]
+        it.server.gate.set()
         await until(lambda: run.is_drained)
-    assert it.backend.most_in_flight == 3
+    assert it.server.most_in_flight == 3
 
 
 async def test_no_more_is_sent_and_not_durable_than_twice_the_slots(
-    bench: Callable[..., Bench], parts: Parts
+    bench: MakeBench, parts: Parts
 ) -> None:
     it = bench(slots=3)
     run = await it.add(requests("abcdefghijklmnop"))
@@ -105,7 +110,7 @@ async def test_no_more_is_sent_and_not_durable_than_twice_the_slots(
         nonlocal most
         most = max(most, run.unsettled)
 
-    it.backend.on_send = look
+    it.server.on_send = look
     disk = parts.spool.disk
     assert isinstance(disk, TroubledDisk)
     disk.room = 0
@@ -113,15 +118,15 @@ async def test_no_more_is_sent_and_not_durable_than_twice_the_slots(
     async with it.running():
         await until(lambda: parts.writer.is_full)
         await asyncio.sleep(0.02)
-        assert len(it.backend.received) <= 6
+        assert len(it.server.received) <= 6
         assert run.ledger.counts == Counts(16)
         disk.room = None
         await until(lambda: run.is_drained)
     assert most <= 6
-    assert len(it.backend.received) == 16
+    assert len(it.server.received) == 16
 
 
-async def test_bodies_in_memory_keep_to_the_budget(bench: Callable[..., Bench]) -> None:
+async def test_bodies_in_memory_keep_to_the_budget(bench: MakeBench) -> None:
     it = bench(slots=8, memory=5000, open_gate=False)
     run = await it.add(requests("abcdef", size=1500))
     looks = 0
@@ -135,41 +140,43 @@ async def test_bodies_in_memory_keep_to_the_budget(bench: Callable[..., Bench]) 
     it.inputs.read_picks = counted  # type: ignore[method-assign,assignment] # only counts
     it.runner.admit(run)
     async with it.running():
-        await until(lambda: len(it.backend.received) == 3)
+        await until(lambda: len(it.server.received) == 3)
         await asyncio.sleep(0.05)
-        assert len(it.backend.received) == 3
+        assert len(it.server.received) == 3
         assert looks < 5  # it waits for room, it does not spin
-        it.backend.gate.set()
+        it.server.gate.set()
         await until(lambda: run.is_drained)
-    assert sorted(it.backend.received) == list("abcdef")
+    assert sorted(it.server.received) == list("abcdef")
 
 
-async def test_a_line_larger_than_the_budget_goes_alone(bench: Callable[..., Bench]) -> None:
+async def test_a_line_larger_than_the_budget_goes_alone(bench: MakeBench) -> None:
     it = bench(slots=8, memory=10)
     run = await it.add(requests("abc", size=100))
     await it.work_off(run)
-    assert it.backend.most_in_flight == 1
-    assert sorted(it.backend.received) == list("abc")
+    assert it.server.most_in_flight == 1
+    assert sorted(it.server.received) == list("abc")
 
 
-async def test_an_outage_parks_the_backend_and_burns_no_line(bench: Callable[..., Bench]) -> None:
+async def test_an_outage_parks_the_backend_and_burns_no_line(bench: MakeBench) -> None:
     it = bench({"a": [UNREACHABLE, OK]}, slots=1)
     run = await it.add(requests("abc"))
+    backend = it.pool.backends[0]
     it.runner.admit(run)
     async with it.running():
-        await until(lambda: bool(it.backend.parks))
+        await until(lambda: backend.note is not None)
         waiting = it.parts.batches.progress(await it.parts.row(run.id))
         assert waiting is not None
-        assert waiting.note == "unreachable"
+        assert waiting.note == backend.note
+        assert "cannot be reached" in str(waiting.note)
+        backend.resume()
         await until(lambda: run.is_drained)
-    assert [park.reason for park in it.backend.parks] == ["unreachable"]
     assert run.ledger.counts == Counts(3, 3, 0)
     over = it.parts.batches.progress(await it.parts.row(run.id))
     assert over is not None
     assert over.note is None
 
 
-class Grudge(FakeBackend):
+class Grudge(FakeCaller):
     """Answers line a with a 429 each time, and takes longer over others than line a waits."""
 
     async def send(self, endpoint: str, line: RequestLine) -> Outcome:
@@ -182,45 +189,45 @@ async def test_five_429s_while_others_are_served_end_a_line(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batchd.engine.runner._BEHIND_OTHERS", 0.001)
-    it = Bench(parts, Grudge({"a": [THROTTLED]}, slots=1))
+    it = Bench(parts, Grudge({"a": [THROTTLED]}), configs=[config_of(max_in_flight=1)])
     run = await it.add(requests("abcdefghijklmnop"))
     await it.work_off(run)
     assert run.ledger.counts == Counts(16, 15, 1)
-    assert 5 <= it.backend.received.count("a") <= 6
+    assert 5 <= it.server.received.count("a") <= 6
 
 
-async def test_a_dismissed_run_starts_nothing_more(bench: Callable[..., Bench]) -> None:
+async def test_a_dismissed_run_starts_nothing_more(bench: MakeBench) -> None:
     it = bench(slots=2, open_gate=False)
     run = await it.add(requests("abcdef"))
     it.runner.admit(run)
     async with it.running():
-        await until(lambda: len(it.backend.received) == 2)
+        await until(lambda: len(it.server.received) == 2)
         run.status = BatchStatus.CANCELLING
         it.runner.dismiss(run)
-        it.backend.gate.set()
+        it.server.gate.set()
         await until(lambda: run.is_quiet)
         assert it.drained >= 1
-    assert it.backend.received == ["a", "b"]
+    assert it.server.received == ["a", "b"]
     assert run.ledger.counts == Counts(6, 2, 0)
 
 
-async def test_an_attempt_that_is_broken_off_records_nothing(bench: Callable[..., Bench]) -> None:
+async def test_an_attempt_that_is_broken_off_records_nothing(bench: MakeBench) -> None:
     it = bench(slots=2, open_gate=False)
     run = await it.add(requests("abc"))
     it.runner.admit(run)
     async with it.running():
-        await until(lambda: len(it.backend.received) == 2)
+        await until(lambda: len(it.server.received) == 2)
         run.status = BatchStatus.CANCELLING
         it.runner.dismiss(run)
         for attempt in list(run.attempts):
             attempt.cancel()
         await until(lambda: run.is_quiet)
-        assert it.backend.limiter.in_flight == 0
+        assert it.in_flight == 0
     assert run.ledger.missing == 3
 
 
 async def test_an_attempt_cancelled_before_its_first_step_gives_its_slot_back(
-    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = bench(slots=2)
     run = await it.add(requests("abc"))
@@ -237,34 +244,32 @@ async def test_an_attempt_cancelled_before_its_first_step_gives_its_slot_back(
     it.runner.admit(run)
     async with it.running():
         await until(lambda: run.status is BatchStatus.CANCELLING and run.is_quiet)
-        assert it.backend.limiter.in_flight == 0
+        assert it.in_flight == 0
     assert run.ledger.missing == 3
 
 
-async def test_stopping_lets_finish_what_is_in_flight(bench: Callable[..., Bench]) -> None:
+async def test_stopping_lets_finish_what_is_in_flight(bench: MakeBench) -> None:
     it = bench(slots=2, open_gate=False)
     run = await it.add(requests("abc"))
     it.runner.admit(run)
     async with it.running():
-        await until(lambda: len(it.backend.received) == 2)
-        asyncio.get_running_loop().call_later(0.02, it.backend.gate.set)
+        await until(lambda: len(it.server.received) == 2)
+        asyncio.get_running_loop().call_later(0.02, it.server.gate.set)
     await until(lambda: run.is_quiet)
     assert run.ledger.counts == Counts(3, 2, 0)
 
 
-async def test_what_is_late_after_the_drain_is_broken_off(bench: Callable[..., Bench]) -> None:
+async def test_what_is_late_after_the_drain_is_broken_off(bench: MakeBench) -> None:
     it = bench(slots=2, open_gate=False, drain=0.01)
     run = await it.add(requests("abc"))
     it.runner.admit(run)
     async with it.running():
-        await until(lambda: len(it.backend.received) == 2)
+        await until(lambda: len(it.server.received) == 2)
     assert run.is_quiet
     assert run.ledger.missing == 3
 
 
-async def test_an_input_that_is_lost_ends_the_run(
-    bench: Callable[..., Bench], parts: Parts
-) -> None:
+async def test_an_input_that_is_lost_ends_the_run(bench: MakeBench, parts: Parts) -> None:
     it = bench(slots=1)
     data = requests("abcd")
     run = await it.add(data)
@@ -276,11 +281,11 @@ async def test_an_input_that_is_lost_ends_the_run(
         await until(lambda: run.input_lost and run.is_quiet)
         assert it.drained >= 1
         it.runner.admit(run)  # in vain
-    assert it.backend.received == ["a", "b"]
+    assert it.server.received == ["a", "b"]
     assert run.ledger.counts == Counts(4, 2, 0)
 
 
-async def test_answers_pass_through_untouched(bench: Callable[..., Bench]) -> None:
+async def test_answers_pass_through_untouched(bench: MakeBench) -> None:
     body = b'{"n":1.0000000000000000001,"t":"\\u00e9 \xc3\xa9"}'
     it = bench({"a": [Reply(status_code=200, request_id="r", body=body)]})
     run = await it.add(requests("a"))

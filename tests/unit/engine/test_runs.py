@@ -1,10 +1,15 @@
-"""A run gives out each line once, and again only when its time has come."""
+"""A run knows what its lines have been through, and tells clients how far it is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from batchd.engine.runs import MAX_WAITING, Run, Runs
+from batchd.attempts import Attempts
+from batchd.engine.queue import LineQueue
+from batchd.engine.runs import Run, Runs
+from batchd.gathering import Group
+from batchd.grouping import LineOrder
 from batchd.ledger import Bitmap, Ledger, Tally
 from batchd.metrics import Metrics
 from batchd.model import BatchRecord, Counts, LineFile
@@ -16,8 +21,15 @@ from batchd.writer import LedgerFile, Writer
 from tests.support.fakes import HastyDisk
 
 
-def make_run(total: int, *, done: tuple[int, ...] = (), batch_id: str = "batch_1") -> Run:
-    """A run that writes nothing."""
+def make_run(
+    total: int,
+    *,
+    done: tuple[int, ...] = (),
+    batch_id: str = "batch_1",
+    models: Sequence[str] = ("m",),
+    **facts: object,
+) -> Run:
+    """A run of lines as in the input, an equal share for each model; it writes nothing."""
     bitmap = Bitmap(total)
     for index in done:
         bitmap.add(index)
@@ -25,8 +37,52 @@ def make_run(total: int, *, done: tuple[int, ...] = (), batch_id: str = "batch_1
     disk = HastyDisk()
     writer = Writer(disk, Room(disk, Path(), reserve=0), Metrics(), pytest.fail)
     ledger = Ledger(writer, files, bitmap, Tally(), Metrics())
+    given: dict[str, object] = {
+        "id": batch_id,
+        "owner": "local",
+        "status": BatchStatus.IN_PROGRESS,
+        "endpoint": "/v1/chat/completions",
+        "input_file_id": "file-1",
+        "completion_window": "24h",
+        "output_expires_after": 3600,
+        "created_at": 0,
+        "expires_at": 86400,
+        "output_file_id": "file-2",
+        "error_file_id": "file-3",
+    }
+    record = BatchRecord(**{**given, **facts})  # type: ignore[arg-type] # as the test says
+    attempts = Attempts(writer, LedgerFile(Path("attempts"), 0, lasting=False), b"0123abcd")
+    share = total // len(models)
+    groups = [Group(name, 0, at * share, share, is_rest=True) for at, name in enumerate(models)]
+    return Run(record, b"0123abcd", ledger, LineOrder(groups, total), attempts)
+
+
+def queue_of(run: Run) -> LineQueue:
+    (queue,) = run.queues
+    return queue
+
+
+def test_each_model_has_a_queue_of_its_own() -> None:
+    run = make_run(6, models=["a", "b", "c"])
+    assert [queue.model for queue in run.queues] == ["a", "b", "c"]
+
+
+def test_what_a_line_has_been_through_is_forgotten_when_it_settles() -> None:
+    run = make_run(2)
+    assert run.state(0) == LineState()
+    run.note(0, LineState(faults=2))
+    run.remember({1: LineState(faults=1)})
+    assert run.troubled == {0: LineState(faults=2), 1: LineState(faults=1)}
+    run.settled(0)
+    run.settled(0)
+    assert run.state(0) == LineState()
+    assert run.state(1) == LineState(faults=1)
+
+
+def test_a_run_without_an_order_has_lost_its_input() -> None:
+    whole = make_run(2)
     record = BatchRecord(
-        id=batch_id,
+        id="batch_2",
         owner="local",
         status=BatchStatus.IN_PROGRESS,
         endpoint="/v1/chat/completions",
@@ -38,64 +94,17 @@ def make_run(total: int, *, done: tuple[int, ...] = (), batch_id: str = "batch_1
         output_file_id="file-2",
         error_file_id="file-3",
     )
-    return Run(record, b"0123abcd", ledger)
-
-
-def taken(run: Run, now: float = 0.0) -> list[int]:
-    found: list[int] = []
-    while (index := run.take(now)) is not None:
-        found.append(index)
-    return found
-
-
-def test_lines_come_in_order_and_done_ones_not_at_all() -> None:
-    assert taken(make_run(6, done=(0, 3, 5))) == [1, 2, 4]
-    assert taken(make_run(0)) == []
-
-
-def test_a_line_that_waits_comes_when_it_is_due_and_before_fresh_ones() -> None:
-    run = make_run(3)
-    assert run.take(0) == 0
-    assert run.next_at() is None
-    run.wait_until(0, 5.0, LineState(faults=1))
-    assert run.next_at() == 5.0
-    assert run.state(0) == LineState(faults=1)
-    assert run.take(4.9) == 1
-    assert run.take(5.0) == 0
-    assert taken(run, 5.0) == [2]
-
-
-def test_a_line_that_is_put_back_comes_first() -> None:
-    run = make_run(3)
-    assert run.take(0) == 0
-    run.put_back(0)
-    assert taken(run) == [0, 1, 2]
-
-
-def test_when_too_many_wait_no_fresh_line_is_given() -> None:
-    run = make_run(MAX_WAITING + 10)
-    for index in range(MAX_WAITING):
-        assert run.take(0) == index
-        run.wait_until(index, 1.0, LineState())
-    assert run.take(0) is None
-    assert run.take(1.0) == 0
-    assert run.take(0) == MAX_WAITING
-
-
-def test_what_a_line_has_been_through_is_forgotten_when_it_settles() -> None:
-    run = make_run(1)
-    run.wait_until(0, 1.0, LineState(faults=2))
-    run.settled(0)
-    run.settled(0)
-    assert run.state(0) == LineState()
+    run = Run(record, b"0123abcd", whole.ledger, None, whole.attempts_file)
+    assert run.input_lost
+    assert list(run.queues) == []
 
 
 def test_runs_tell_clients_how_far_they_are() -> None:
     live = LiveProgress()
-    runs = Runs(live)
+    notes = {"m": "the backend cannot be reached"}
+    runs = Runs(live, lambda models: next((notes[model] for model in models), None))
     run = make_run(2, done=(0,))
     runs.add(run)
-    runs.backend_note = "the backend cannot be reached"
     found = live.of("batch_1")
     assert found is not None
     assert (found.counts, found.note) == (Counts(2), "the backend cannot be reached")

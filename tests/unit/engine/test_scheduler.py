@@ -1,114 +1,249 @@
-"""Batches take turns line by line; one that waits costs nothing."""
+"""Batches and owners take turns by weight; one that waits costs nothing."""
 
 import math
-from itertools import pairwise
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchd.backends.pool import Pool
+from batchd.engine.rounds import QUANTUM
 from batchd.engine.runs import Run
-from batchd.engine.scheduler import Scheduler
+from batchd.engine.scheduler import Scheduler, weight
 from batchd.retry import LineState
-from tests.unit.engine.test_runs import make_run
+from tests.support.fakes import FakeCaller, config_of, pool_of
+from tests.unit.engine.test_runs import make_run, queue_of
+
+if TYPE_CHECKING:
+    from batchd.backends.lane import Slot
 
 
-def scheduler_of(*runs: Run) -> Scheduler:
-    scheduler = Scheduler()
-    for run in runs:
-        scheduler.add(run)
-    return scheduler
+class Table:
+    """A scheduler on a pool, with slots that stay taken until ``land``."""
+
+    def __init__(self, pool: Pool, **bounds: int) -> None:
+        self.pool = pool
+        self.wall = 0.0
+        self.scheduler = Scheduler(pool, wall_clock=lambda: self.wall, **bounds)
+        self.flying: list[tuple[Run, Slot]] = []
+
+    def add(self, *runs: Run) -> None:
+        for run in runs:
+            self.scheduler.add(run)
+
+    def next(self, now: float = 0.0) -> tuple[Run, int] | None:
+        found = self.scheduler.next(now)
+        if found is None:
+            return None
+        run, _, index, slot = found
+        self.flying.append((run, slot))
+        return run, index
+
+    def land(self) -> None:
+        """All that fly come back."""
+        for run, slot in self.flying:
+            slot.free()
+            slot.settle()
+            self.scheduler.landed(run)
+        self.flying.clear()
+
+    def dispatched(self, now: float = 0.0, most: int = 1 << 30) -> list[str]:
+        """Which lines go, one after the other."""
+        found: list[str] = []
+        while len(found) < most and (pick := self.next(now)) is not None:
+            found.append(f"{pick[0].id}{pick[1]}")
+            self.land()
+        return found
 
 
-def dispatched(scheduler: Scheduler, now: float = 0.0) -> list[str]:
-    found: list[str] = []
-    while (pick := scheduler.next(now)) is not None:
-        found.append(f"{pick[0].id}{pick[1]}")
-    return found
+MakeTable = Callable[..., Table]
 
 
-def test_batches_take_turns() -> None:
-    scheduler = scheduler_of(make_run(4, batch_id="a"), make_run(2, batch_id="b"))
-    scheduler.add(make_run(1, batch_id="c"))
-    assert dispatched(scheduler) == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
-    assert scheduler.next_at() == math.inf
+@pytest.fixture
+async def table() -> AsyncIterator[Table]:
+    pool = pool_of({"backend": FakeCaller()}, monotonic=lambda: 0.0)
+    await pool.replace([config_of(max_in_flight=64)])
+    yield Table(pool)
+    await pool.aclose()
 
 
-def test_a_batch_added_twice_has_one_turn() -> None:
+def test_batches_take_turns(table: Table) -> None:
+    table.add(make_run(4, batch_id="a"), make_run(2, batch_id="b"), make_run(1, batch_id="c"))
+    assert table.dispatched() == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
+    assert table.scheduler.next_at(0.0) == math.inf
+
+
+def test_a_batch_added_twice_has_one_turn(table: Table) -> None:
     run = make_run(2, batch_id="a")
-    scheduler = scheduler_of(run, run, make_run(2, batch_id="b"))
-    assert dispatched(scheduler) == ["a0", "b0", "a1", "b1"]
+    table.add(run, run, make_run(2, batch_id="b"))
+    assert table.dispatched() == ["a0", "b0", "a1", "b1"]
 
 
-def test_a_removed_batch_is_passed_over_and_may_come_back() -> None:
+def test_a_removed_batch_is_passed_over_and_may_come_back(table: Table) -> None:
     first, second = make_run(3, batch_id="a"), make_run(3, batch_id="b")
-    scheduler = scheduler_of(first, second)
-    scheduler.remove(first)
-    assert dispatched(scheduler) == ["b0", "b1", "b2"]
-    scheduler.line_waits(first)
-    scheduler.line_is_back(first)
-    assert dispatched(scheduler) == []
-    scheduler.add(first)
-    assert scheduler.next_at() == -math.inf
-    assert dispatched(scheduler) == ["a0", "a1", "a2"]
+    table.add(first, second)
+    table.scheduler.remove(first)
+    assert table.dispatched() == ["b0", "b1", "b2"]
+    table.scheduler.line_waits(queue_of(first))
+    table.scheduler.wake(queue_of(first))
+    assert table.dispatched() == []
+    table.add(first)
+    assert table.scheduler.next_at(0.0) == 0.0
+    assert table.dispatched() == ["a0", "a1", "a2"]
 
 
-def test_a_batch_sleeps_until_a_line_of_it_is_due() -> None:
+def test_a_batch_sleeps_until_a_line_of_it_is_due(table: Table) -> None:
     run = make_run(2, batch_id="a")
-    scheduler = scheduler_of(run)
-    assert dispatched(scheduler) == ["a0", "a1"]
+    table.add(run)
+    assert table.dispatched() == ["a0", "a1"]
     for index, due in ((0, 8.0), (1, 5.0)):
-        run.wait_until(index, due, LineState())
-        scheduler.line_waits(run)
-    assert scheduler.next_at() == 5.0
-    assert scheduler.next(4.9) is None
-    assert dispatched(scheduler, 5.0) == ["a1"]
-    assert scheduler.next_at() == 8.0
-    assert dispatched(scheduler, 9.0) == ["a0"]
-    assert scheduler.next(math.inf) is None
+        run.note(index, LineState())
+        queue_of(run).wait_until(index, due)
+        table.scheduler.line_waits(queue_of(run))
+    assert table.scheduler.next_at(0.0) == 5.0
+    assert table.next(4.9) is None
+    assert table.dispatched(5.0) == ["a1"]
+    assert table.scheduler.next_at(5.0) == 8.0
+    assert table.dispatched(9.0) == ["a0"]
+    assert table.next(math.inf) is None
 
 
-def test_a_batch_removed_in_its_sleep_does_not_wake() -> None:
+def test_a_line_that_is_put_back_wakes_its_batch(table: Table) -> None:
     run = make_run(1, batch_id="a")
-    scheduler = scheduler_of(run)
-    assert dispatched(scheduler) == ["a0"]
-    run.wait_until(0, 5.0, LineState())
-    scheduler.line_waits(run)
-    scheduler.remove(run)
-    assert scheduler.next(6.0) is None
+    table.add(run)
+    assert table.dispatched() == ["a0"]
+    queue_of(run).put_back(0)
+    table.scheduler.wake(queue_of(run))
+    table.scheduler.wake(queue_of(run))
+    assert table.dispatched() == ["a0"]
 
 
-def test_a_line_that_is_put_back_wakes_its_batch() -> None:
-    run = make_run(1, batch_id="a")
-    scheduler = scheduler_of(run)
-    assert dispatched(scheduler) == ["a0"]
-    run.put_back(0)
-    scheduler.line_is_back(run)
-    scheduler.line_is_back(run)
-    assert dispatched(scheduler) == ["a0"]
+def test_a_small_batch_does_not_wait_for_a_large_one(table: Table) -> None:
+    table.add(make_run(100_000, batch_id="large "))
+    table.dispatched(most=50)
+    table.add(make_run(10, batch_id="small "))
+    turns = table.dispatched(most=10 + 2 * QUANTUM)
+    assert sum(turn.startswith("small") for turn in turns) == 10
 
 
-def test_a_small_batch_does_not_wait_for_a_large_one() -> None:
-    scheduler = scheduler_of(make_run(100_000, batch_id="large"))
-    for _ in range(50):
-        scheduler.next(0)
-    scheduler.add(make_run(3, batch_id="small"))
-    assert [scheduler.next(0)[0].id for _ in range(6)].count("small") == 3  # type: ignore[index] # it has lines
+@pytest.mark.parametrize(
+    ("priority", "left", "expected"),
+    [
+        (0, 1.0, 1.0),
+        (0, 0.5, 2.0),
+        (0, 0.0, 8.0),
+        (0, -3.0, 8.0),
+        (0, 7.0, 1.0),
+        (2, 1.0, 2.0),
+        (-2, 1.0, 0.5),
+        (10, 0.25, 128.0),
+    ],
+)
+def test_weight_is_of_priority_and_of_the_window_that_is_left(
+    priority: int, left: float, expected: float
+) -> None:
+    assert weight(priority, left) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ratio"),
+    [
+        ({"priority": 2}, {"priority": 0}, 2.0),
+        ({"priority": -4}, {"priority": 0}, 0.25),
+        ({"created_at": -43_200, "expires_at": 43_200}, {}, 2.0),
+    ],
+)
+def test_shares_follow_weights(
+    table: Table, first: dict[str, Any], second: dict[str, Any], ratio: float
+) -> None:
+    runs = [
+        make_run(50_000, batch_id="a ", **first),
+        make_run(50_000, batch_id="b ", **second),
+    ]
+    table.add(*runs)
+    counts = Counter(turn[0] for turn in table.dispatched(most=4000))
+    assert counts["a"] / counts["b"] == pytest.approx(ratio, rel=0.1)
+
+
+def test_weights_are_looked_at_anew_as_windows_run_out(table: Table) -> None:
+    table.add(
+        make_run(50_000, batch_id="a ", expires_at=86_400),
+        make_run(50_000, batch_id="b ", expires_at=10 * 86_400),
+    )
+    early = Counter(turn[0] for turn in table.dispatched(most=2000))
+    table.wall = 86_000.0
+    late = Counter(turn[0] for turn in table.dispatched(most=4000))
+    assert early["a"] / early["b"] == pytest.approx(1, rel=0.1)
+    assert late["a"] / late["b"] == pytest.approx(8 * 0.9, rel=0.2)
+
+
+def test_owners_share_alike_however_many_batches_each_has(table: Table) -> None:
+    table.add(*(make_run(500, batch_id="x ", owner="x") for _ in range(20)))
+    table.add(make_run(50_000, batch_id="y ", owner="y"))
+    counts = Counter(turn[0] for turn in table.dispatched(most=2000))
+    assert abs(counts["x"] - counts["y"]) <= 2 * QUANTUM
+
+
+async def test_lines_in_flight_are_capped_in_all_and_for_each_owner(table: Table) -> None:
+    bounded = Table(table.pool, max_running=5, max_running_per_owner=3)
+    bounded.add(
+        make_run(50, batch_id="x ", owner="x"),
+        make_run(50, batch_id="y ", owner="y"),
+    )
+    while bounded.next() is not None:
+        pass
+    assert sorted(run.owner for run, _ in bounded.flying) in (list("xxxyy"), list("xxyyy"))
+    bounded.land()
+    alone = Table(table.pool, max_running_per_owner=3)
+    alone.add(make_run(50, owner="x"))
+    while alone.next() is not None:
+        pass
+    assert len(alone.flying) == 3
+    assert alone.scheduler.next(0.0) is None
+    alone.land()
+    assert alone.next() is not None
+
+
+async def test_a_model_without_a_free_backend_holds_no_other_up() -> None:
+    pool = pool_of({"a": FakeCaller(), "b": FakeCaller()}, monotonic=lambda: 0.0)
+    await pool.replace(
+        [
+            config_of("a", models=("one",), max_in_flight=1),
+            config_of("b", models=("two",), max_in_flight=3),
+        ]
+    )
+    table = Table(pool)
+    table.add(make_run(20, models=["one", "two"]))
+    while table.next() is not None:
+        pass
+    assert sorted(slot.lane.name for _, slot in table.flying) == ["a", "b", "b", "b"]
+    table.land()
+    await pool.aclose()
+
+
+async def test_models_are_forgotten_when_no_line_is_left(table: Table) -> None:
+    run = make_run(40, models=[f"model {number}" for number in range(20)])
+    table.add(run)
+    assert len(table.dispatched()) == 40
+    assert table.next() is None
+    assert not table.scheduler._rings  # pyright: ignore[reportPrivateUsage] # memory has no other face
 
 
 @pytest.mark.parametrize("batches", [10, 1000])
-def test_a_turn_costs_the_same_however_many_batches_there_are(batches: int) -> None:
+def test_a_turn_costs_the_same_however_many_batches_there_are(table: Table, batches: int) -> None:
+    runs = [make_run(8, batch_id=f"{number} ") for number in range(batches)]
+    table.add(*runs)
     looks = 0
 
-    class Counted(Run):
-        def take(self, now: float) -> int | None:
-            nonlocal looks
-            looks += 1
-            return super().take(now)
+    def counted(*given: object, take: Callable[..., int | None]) -> int | None:
+        nonlocal looks
+        looks += 1
+        return take(*given)
 
-    runs = [make_run(8, batch_id=f"{number}") for number in range(batches)]
     for run in runs:
-        run.__class__ = Counted
-    scheduler = scheduler_of(*runs)
-    turns = dispatched(scheduler)
+        queue, take = queue_of(run), queue_of(run).take
+        queue.take = lambda *given, take=take: counted(*given, take=take)  # type: ignore[method-assign]
+    turns = table.dispatched()
     assert len(turns) == 8 * batches
-    assert looks == 9 * batches  # one for each line, and one to see that no more is there
-    assert all(one != other for one, other in pairwise(turns))
+    assert looks == 9 * batches

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from batchd.backends.backend import KnownModels
+from batchd.backends.models import KnownModels
 from batchd.bell import Bell
 from batchd.config import BatchesConfig
 from batchd.engine.inspection import Inspection, Verdict
 from batchd.engine.validator import Validator
+from batchd.grouping import Order, open_order
 from batchd.jsonl import IndexedLines
 from batchd.model import BatchRecord, Counts
 from batchd.states import BatchStatus, Event
@@ -56,7 +57,7 @@ class FakeModels:
 
 
 class Validating:
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, order: Order = "prefix") -> None:
         self.parts = parts
         self.models = FakeModels()
         self.bell = Bell()
@@ -67,7 +68,7 @@ class Validating:
             parts.spool,
             parts.room,
             self.models,
-            BatchesConfig(max_requests=5),
+            BatchesConfig(max_requests=5, order=order),
             self.bell,
         )
 
@@ -120,6 +121,20 @@ async def test_a_good_file_is_in_progress_with_its_index(it: Validating) -> None
     read = [await asyncio.to_thread(lines.read, index) for index in range(len(lines))]
     lines.close()
     assert read == requests("abc").splitlines()
+
+
+@pytest.mark.parametrize(("order", "positions"), [("prefix", [0, 2, 1]), ("input", [0, 1, 2])])
+async def test_the_order_of_the_lines_is_as_configured(
+    parts: Parts, order: Order, positions: list[int]
+) -> None:
+    it = Validating(parts, order)
+    data = b"".join(request(name, size=300).replace(b"x", name.encode()) for name in "aba")
+    data = data.replace(b'"a"', b'"c"', 1)
+    record = await it.judged(data, BatchStatus.IN_PROGRESS)
+    found = await asyncio.to_thread(open_order, parts.spool.order(record.id), total=3, model="m")
+    assert found is not None
+    assert list(await asyncio.to_thread(found.read, 0, 3)) == positions
+    found.close()
 
 
 async def test_a_faulty_file_fails_with_every_fault(it: Validating) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchd.disk import Disk
-from batchd.engine.inspection import Inspection, Rules
+from batchd.engine.inspection import Inspection, Places, Rules
 from batchd.findings import Finding, Note, NoteKind
 from batchd.jsonl import ENTRY_SIZE, IndexWriter
 from batchd.model import BatchRecord, Counts, FileRecord, Progress
@@ -319,13 +319,13 @@ async def test_an_index_that_the_validator_made_fits(
         max_embedding_inputs=9,
         mixed_models=True,
     )
-    inspection = Inspection(
-        storage.spool.input(batch.id),
-        storage.spool.index(batch.id),
-        storage.spool.scratch(batch.id),
-        rules,
-        None,
+    places = Places(
+        input=storage.spool.input(batch.id),
+        index=storage.spool.index(batch.id),
+        order=storage.spool.order(batch.id),
+        scratch=storage.spool.scratch(batch.id),
     )
+    inspection = Inspection(places, rules, None)
     verdict = await asyncio.to_thread(inspection.judge)
     assert (verdict.total, verdict.errors) == (2, [])
     await storage.parts.database.write(

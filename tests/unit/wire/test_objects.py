@@ -20,7 +20,16 @@ from batchd.errors import (
     Unauthorized,
     UnsupportedEncoding,
 )
-from batchd.model import BatchRecord, Counts, FileRecord, LineError, Progress, Purpose, Usage
+from batchd.model import (
+    BatchRecord,
+    Counts,
+    FileRecord,
+    LineError,
+    Progress,
+    Purpose,
+    Retrying,
+    Usage,
+)
 from batchd.states import BatchStatus
 from batchd.wire.objects import (
     BatchObject,
@@ -114,6 +123,14 @@ def test_progress_is_laid_over_the_row() -> None:
         "total_tokens": 5,
     }
     assert shown["batchd"]["notes"] == ["from the row", "waiting"]
+
+
+def test_lines_that_are_tried_again_are_counted_beside_openais_fields() -> None:
+    assert wire(BatchObject.of(BATCH))["batchd"]["retrying"] is None
+    progress = Progress(Counts(9, 1), retrying=Retrying(3, {"http_503": 2, "timeout": 1}))
+    shown = wire(BatchObject.of(BATCH, progress))
+    onwire.check_batch(shown)
+    assert shown["batchd"]["retrying"] == {"lines": 3, "kinds": {"http_503": 2, "timeout": 1}}
 
 
 def test_the_errors_of_a_failed_batch_are_a_list_object() -> None:

@@ -49,6 +49,14 @@ def test_a_window_is_turned_into_seconds() -> None:
     assert new_batch(completion_window="1h").window == 3600
 
 
+def test_a_priority_is_within_ten_of_none() -> None:
+    assert [new_batch(priority=given).priority for given in (None, -10, 0, 10)] == [0, -10, 0, 10]
+    for wrong in (-11, 11, 10**30, True, 1.0, "1", [1]):
+        with pytest.raises(InvalidRequest) as refused:
+            new_batch(priority=wrong)
+        assert refused.value.param == "priority"
+
+
 def test_two_supported_values_need_no_comma() -> None:
     with pytest.raises(InvalidRequest) as refused:
         new_batch(endpoint="x")
@@ -57,7 +65,7 @@ def test_two_supported_values_need_no_comma() -> None:
 
 @settings(max_examples=50)
 @given(
-    field=st.sampled_from([*GOOD, "metadata", "output_expires_after"]),
+    field=st.sampled_from([*GOOD, "metadata", "output_expires_after", "priority"]),
     value=anything,
 )
 def test_any_json_in_a_field_is_taken_or_refused_for_this_field(field: str, value: object) -> None:

@@ -1,0 +1,100 @@
+"""Shares follow weights, nobody waits for another's whole share, and newcomers starve nobody."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchd.engine.rounds import QUANTUM, Rounds
+
+
+class Sender:
+    """Has ``left`` lines to send."""
+
+    def __init__(self, name: str, weight: float = 1.0, left: int = 1 << 30) -> None:
+        self.name = name
+        self.weight = weight
+        self.left = left
+        self.credit = 0.0
+        self.round = 0
+
+
+def rounds_of(*senders: Sender) -> Rounds[Sender]:
+    rounds = Rounds[Sender](lambda sender: sender.weight)
+    for sender in senders:
+        rounds.join(sender)
+    return rounds
+
+
+def send(rounds: Rounds[Sender], lines: int) -> list[str]:
+    """Who sent each of so many lines."""
+    sent: list[str] = []
+    while len(sent) < lines and (sender := rounds.front()) is not None:
+        if not sender.left:
+            rounds.leave()
+            continue
+        sender.left -= 1
+        sent.append(sender.name)
+        rounds.served()
+    return sent
+
+
+def test_members_take_turns_line_by_line() -> None:
+    assert send(rounds_of(Sender("a"), Sender("b"), Sender("c", left=1)), 7) == list("abcabab")
+
+
+@given(st.lists(st.floats(0.25, 8), min_size=2, max_size=6))
+def test_shares_are_as_the_weights(weights: list[float]) -> None:
+    senders = [Sender(str(number), weight) for number, weight in enumerate(weights)]
+    counts = Counter(send(rounds_of(*senders), int(sum(weights) * QUANTUM * 50)))
+    for sender in senders:
+        share = counts[sender.name] / counts.total()
+        assert share == pytest.approx(sender.weight / sum(weights), rel=0.25)
+
+
+def test_a_small_one_is_done_within_one_round() -> None:
+    large = [Sender(f"large {number}", weight=8.0) for number in range(10)]
+    rounds = rounds_of(*large)
+    send(rounds, 500)
+    rounds.join(Sender("small", left=QUANTUM))
+    sent = send(rounds, 10 * 8 * QUANTUM + QUANTUM)
+    assert sent.count("small") == QUANTUM
+
+
+def test_a_stream_of_newcomers_does_not_put_the_next_round_off_for_ever() -> None:
+    old = Sender("old")
+    rounds = rounds_of(old)
+    sent = send(rounds, QUANTUM)
+    for number in range(2000):
+        rounds.join(Sender(f"new {number}", left=5))
+        sent += send(rounds, 5)
+    assert sent.count("old") > 200
+
+
+def test_leaving_and_coming_back_earns_no_second_share_of_a_round() -> None:
+    steady, flighty = Sender("steady"), Sender("flighty")
+    rounds = rounds_of(steady, flighty)
+    sent: list[str] = []
+    for _ in range(50 * QUANTUM):
+        front = rounds.front()
+        assert front is not None
+        sent.append(front.name)
+        rounds.served()
+        if front is flighty and rounds.front() is flighty:
+            rounds.leave()
+            rounds.join(flighty)
+    assert abs(sent.count("steady") - sent.count("flighty")) <= QUANTUM
+
+
+def test_nobody_means_nobody() -> None:
+    rounds = rounds_of(Sender("a", left=0))
+    assert send(rounds, 1) == []
+    assert rounds.front() is None
+    assert len(rounds) == 0
+
+
+def test_one_that_cannot_send_just_now_is_passed_over() -> None:
+    rounds = rounds_of(Sender("a"), Sender("b"))
+    rounds.pass_over()
+    assert send(rounds, 2) == ["b", "a"]

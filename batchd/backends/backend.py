@@ -20,7 +20,17 @@ from batchd.backends.parking import OUTAGES, REFUSALS, Parking, waiting_note
 from batchd.backends.pulse import Pulse
 from batchd.config import BackendConfig
 from batchd.model import Outcome, Reply
-from batchd.retry import RATE_LIMITED, SIGNS_OF_LIFE, Decision, LineState, Park, is_fault, kind_of
+from batchd.retry import (
+    RATE_LIMITED,
+    SIGNS_OF_LIFE,
+    TOO_MANY_REQUESTS,
+    Decision,
+    LineState,
+    Park,
+    clamp,
+    is_fault,
+    kind_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +133,10 @@ class Backend:
         if isinstance(decision, Park):
             if not (self.pulse.is_gone and decision.reason == "unreachable"):
                 self.park(decision)
+            return
+        if isinstance(outcome, Reply) and outcome.status_code == TOO_MANY_REQUESTS and outcome.hint:
+            # Its line has come to its end; the server asks to wait all the same.
+            self.park(Park(clamp(outcome.hint), RATE_LIMITED, LineState()))
             return
         if isinstance(outcome, Reply) or outcome.kind in SIGNS_OF_LIFE:
             self.pulse.answered(self.monotonic(), took, is_fault=is_fault(outcome))

@@ -112,6 +112,15 @@ class Slot:
     def standing(self) -> Standing:
         return self.lane.backend.parking.standing
 
+    def may_still_go(self, now: float) -> bool:
+        """Whether the server has not asked to wait since the slot was taken."""
+        backend = self.lane.backend
+        return not (
+            backend.pulse.is_suspect
+            or backend.parking.is_parked(now)
+            or any(rates.is_closed(now) for rates in self._rates)
+        )
+
     def put_back(self) -> None:
         """The line did not go after all."""
         self.free()

@@ -108,6 +108,8 @@ class Pool:
         """Why lines of one of these models wait, as a sentence; None if all may go."""
         for model in models:
             serving = self._serving(model)
+            if not serving and not all(backend.listing.was_asked for backend in self.backends):
+                return "waiting: backends are being asked which models they have"
             if not serving:
                 return f"waiting: no backend has the model '{model}'"
             notes = [backend.note for backend in serving]

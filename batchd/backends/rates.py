@@ -112,6 +112,10 @@ class Rates:
             self._answered.frees_at(now, limit - expected),
         )
 
+    def is_closed(self, now: float) -> bool:
+        """Whether the server has said that nothing is left."""
+        return now < self._closed_until
+
     def take(self, now: float) -> float:
         """A request goes now; the tokens provisionally charged for it."""
         self._in_flight += 1

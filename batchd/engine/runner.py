@@ -98,8 +98,12 @@ class Runner:
         found = await self._disk.run(
             self._inputs.read_picks, picks, self._memory - self._held, alone=self._held == 0
         )
+        now = asyncio.get_running_loop().time()
         for read in found:
-            self._start(attempts, read)
+            if read.pick.slot.may_still_go(now):
+                self._start(attempts, read)
+            else:
+                self._put_back(read.pick)
         for pick in picks[len(found) :]:
             self._put_back(pick)
         if not found:

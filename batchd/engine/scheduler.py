@@ -124,7 +124,7 @@ class Scheduler:
         self._seats: dict[LineQueue, Seat] = {}
         self._asleep: list[tuple[float, int, Seat]] = []
         self._ties = itertools.count()
-        self.hungry: set[LineQueue] = set()
+        self.hungry: dict[LineQueue, None] = {}  # a set that keeps its order
 
     # -- who takes part
 
@@ -138,7 +138,7 @@ class Scheduler:
     def remove(self, run: Run) -> None:
         """A batch takes part no more. Where it still stands it is passed over."""
         for queue in run.queues:
-            self.hungry.discard(queue)
+            self.hungry.pop(queue, None)
             seat = self._seats.pop(queue, None)
             if seat is not None:
                 seat.is_gone = True
@@ -179,7 +179,7 @@ class Scheduler:
                 self._rest(seat)
                 continue
             if queue.is_hungry:
-                self.hungry.add(queue)
+                self.hungry[queue] = None
             ring.served()
             self._running[run.owner] += 1
             self._all_running += 1
@@ -215,7 +215,7 @@ class Scheduler:
 
     def wake(self, queue: LineQueue) -> None:
         """A line of this queue may go at once."""
-        self.hungry.discard(queue)
+        self.hungry.pop(queue, None)
         seat = self._seats.get(queue)
         if seat is not None:
             self._wake(seat)
@@ -229,7 +229,7 @@ class Scheduler:
         if seat.is_gone:
             return
         if seat.queue.is_hungry:
-            self.hungry.add(seat.queue)
+            self.hungry[seat.queue] = None
         due = seat.queue.next_at()
         if due is not None:
             heapq.heappush(self._asleep, (due, next(self._ties), seat))

@@ -156,6 +156,8 @@ class Answers:
     def _by_weather(self, line: Line) -> Outcome:
         draw = self._chance.random()
         weather = self._weather
+        if line.custom_id == weather.always_throttled:
+            return self._reply(line, 429, hint=0.5)
         if draw < weather.faults:
             fault = self._chance.choice(_FAULTS)
             if not isinstance(fault, int):

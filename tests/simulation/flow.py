@@ -8,7 +8,6 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from typing import cast
 
 from batchd.backends.caller import Caller
 from batchd.backends.lane import Slot
@@ -113,16 +112,6 @@ class SimPool:
         await self.pool.replace([server.config for server in servers])
 
 
-class _InOrder(dict[LineQueue, None]):
-    """A set that is gone over in the same order in every process."""
-
-    def add(self, queue: LineQueue) -> None:
-        self[queue] = None
-
-    def discard(self, queue: LineQueue) -> None:
-        self.pop(queue, None)
-
-
 class WatchedScheduler(Scheduler):
     """Notes which line was picked when, and counts how often each batch was passed over."""
 
@@ -134,7 +123,6 @@ class WatchedScheduler(Scheduler):
             max_running=plan.max_running,
             max_running_per_owner=plan.max_running_per_owner,
         )
-        self.hungry = cast("set[LineQueue]", _InOrder())
         self._world = world
         self._passed: Counter[LineQueue] = Counter()
 

@@ -208,6 +208,12 @@ def failing_for_ever() -> Script:
     return Script(_plain(*stops, weather=Weather(slowest=0.1, faults=1.0), calm_at=60.0))
 
 
+def throttled_for_ever() -> Script:
+    """One line gets nothing but 429 while the others are answered: it must not wait for ever."""
+    weather = Weather(slowest=0.3, always_throttled="0-0")
+    return Script(_plain(weather=weather, calm_at=60.0, lines=80))
+
+
 SCRIPTS: Mapping[str, Callable[[], Script]] = {
     **{how.value: (lambda how=how: damaged(how)) for how in Rot},
     "stopped while full": stopped_while_full,
@@ -222,5 +228,6 @@ SCRIPTS: Mapping[str, Callable[[], Script]] = {
     "beside guests": beside_guests,
     "read in pieces": read_in_pieces,
     "crowd": crowd,
+    "throttled for ever": throttled_for_ever,
     "failing for ever": failing_for_ever,
 }

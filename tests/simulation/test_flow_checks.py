@@ -42,7 +42,7 @@ def _nothing(*_: object) -> None:
 
 SEEDS = range(60)
 IN_HISTORIES: dict[str, Broken] = {
-    "asked to wait": (Parking, "until", _long_ago),
+    "asked to wait": (Parking, "park", _yes),
     "too soon for its rate": (Meter, "ready_at", _long_ago),
     "lines at once": (Capacity, "is_free", _yes),
     "is asked for": (Listing, "was_asked", True),

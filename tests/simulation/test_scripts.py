@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from batchd.retry import THROTTLES_TO_SETTLE
 from tests.simulation.database import opened_store
 from tests.simulation.history import Told, run_history
 from tests.simulation.plan import FAULT_LIMIT, Rot
@@ -105,3 +106,10 @@ def test_a_polite_server_makes_way_for_guests_within_seconds() -> None:
     told = run("beside guests")
     assert told.violation is None
     assert told.tally["lines sent beside many guests"] >= 10
+
+
+def test_a_line_that_is_throttled_alone_ends_with_its_429_and_each_time_is_waited_for() -> None:
+    told = run("throttled for ever")
+    assert told.violation is None
+    assert told.tally["hints to wait"] == THROTTLES_TO_SETTLE
+    assert (told.tally["completed"], told.tally["answered 200"]) == (1, 79)

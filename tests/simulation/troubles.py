@@ -54,6 +54,7 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True):
     refused: float = 0  # 400
     faults: float = 0  # 5xx, 408, 409, timeouts, resets, no JSON
     throttled: float = 0  # 429
+    always_throttled: str = ""  # the line that gets nothing else
     slowest: float = 0.3
 
 

@@ -108,6 +108,8 @@ class BackendConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if not re.match(r"https?://[^/]+", self.base_url):
             raise ValueError("base_url must start with http:// or https:// and a host")
+        if "@" in self.base_url.split("/")[2]:
+            raise ValueError("base_url must not hold a user or password: write api_key_file")
         if self.load_url not in (None, "auto") and not re.match(r"https?://[^/]+", self.load_url):
             raise ValueError("load_url must be 'auto' or start with http:// or https://")
         if self.api_key_file and self.api_key_env:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-MAX_GROUPS = 4096  # beside the rest groups
+MAX_GROUPS = 512  # beside the rest groups; each takes 150 bytes while its batch runs
 
 _COUNTED = 1 << 16  # as many as one model has level 1s: with one model, none is ever dropped
 _LEVELS = 1 << 16

@@ -126,39 +126,38 @@ def _write(path: Path, gathered: Gathered) -> None:
 
 
 class LineOrder:
-    """The order of one batch. Holds a descriptor until closed, if there is a file."""
+    """The order of one batch. Holds no descriptor: there may be a thousand of these."""
 
     def __init__(
-        self, groups: list[Group], total: int, descriptor: int | None = None, at: int = 0
+        self, groups: list[Group], total: int, path: Path | None = None, at: int = 0
     ) -> None:
         self.groups = groups
         self._total = total
-        self._descriptor = descriptor
+        self._path = path
         self._at = at
 
     @property
     def is_as_in_input(self) -> bool:
         """Whether positions are indexes: one group, as in the input."""
-        return self._descriptor is None
+        return self._path is None
 
     def read(self, position: int, count: int) -> "array[int]":
         """The indexes of the lines at these positions, as far as there are any.
 
-        ``EOFError`` if they have been lost since the order was opened.
+        ``EOFError`` if they have been lost since the order was opened, ``OSError`` if it is gone.
         """
         end = min(position + count, self._total)
-        if self._descriptor is None:
+        if self._path is None:
             return array("I", range(position, end))
         size = _LINE * max(0, end - position)
-        data = pread(self._descriptor, size, self._at + _LINE * position)
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = pread(descriptor, size, self._at + _LINE * position)
+        finally:
+            os.close(descriptor)
         if len(data) < size:
             raise EOFError(f"the order ends before position {end}")
         return _little_endian(array("I", data))
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 def open_order(path: Path, *, total: int, model: str | None) -> LineOrder | None:
@@ -173,19 +172,17 @@ def open_order(path: Path, *, total: int, model: str | None) -> LineOrder | None
         if model is None:
             return None
         return LineOrder([Group(model, 0, 0, total, is_rest=True)], total)
-    order = None
     try:
-        order = _opened(descriptor, total)
+        return _opened(descriptor, path, total)
     except OSError as error:
         if error.errno not in _LOST:
             raise
+        return None
     finally:
-        if order is None:
-            os.close(descriptor)
-    return order
+        os.close(descriptor)
 
 
-def _opened(descriptor: int, total: int) -> LineOrder | None:
+def _opened(descriptor: int, path: Path, total: int) -> LineOrder | None:
     head = pread(descriptor, _HEAD.size + _CHECKSUM.size, 0)
     if len(head) < _HEAD.size + _CHECKSUM.size:
         return None
@@ -202,7 +199,7 @@ def _opened(descriptor: int, total: int) -> LineOrder | None:
     if _lines_checksum(descriptor, at) != lines_checksum:
         return None
     found = _groups(tables[:names_size], tables[names_size:], models, total)
-    return None if found is None else LineOrder(found, total, descriptor, at)
+    return None if found is None else LineOrder(found, total, path, at)
 
 
 def _lines_checksum(descriptor: int, at: int) -> int:

@@ -17,7 +17,7 @@ FATAL = 1
 _DESCRIPTORS = 65536
 # The daemon's own at most: 64 ledgers, 256 inputs, some tens of anything else, and the connections
 # that come between two looks at how many there are.
-_OWN_DESCRIPTORS = 512
+_OWN_DESCRIPTORS = 768
 _FEW_CONNECTIONS = 16
 _MOST_IN_FLIGHT = 4096
 # Threads that work through a file must not hold the loop up for Python's default of 5 ms a turn.

@@ -16,6 +16,7 @@ THROTTLES_TO_SETTLE = 5
 SIGNS_OF_LIFE = frozenset({FailureKind.NOT_HTTP, FailureKind.NOT_JSON, FailureKind.TOO_LARGE})
 
 _FAULT_STATUSES = frozenset({408, 409})
+NOT_FOUND = 404
 TOO_MANY_REQUESTS = 429
 _OVERLOAD_STATUSES = frozenset({408, 429, 502, 503, 504})
 _NO_QUOTA = "insufficient_quota"

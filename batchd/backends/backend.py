@@ -6,6 +6,7 @@ of its settings; how it is reached (``caller``) and the clocks come from outside
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -21,6 +22,7 @@ from batchd.backends.pulse import Pulse
 from batchd.config import BackendConfig
 from batchd.model import Outcome, Reply
 from batchd.retry import (
+    NOT_FOUND,
     RATE_LIMITED,
     SIGNS_OF_LIFE,
     TOO_MANY_REQUESTS,
@@ -105,6 +107,14 @@ class Backend:
         bound = self.politeness.bound(now) if self.politeness else None
         return bound is None or self.in_flight < bound
 
+    def is_open(self, now: float) -> bool:
+        """Whether any of its lanes may be sent anything now."""
+        return self.takes_lines(now) and not self.parking.is_parked(now)
+
+    def opens_at(self, now: float) -> float:
+        """When it may be again: infinity if something else must happen first."""
+        return self.parking.until() if self.takes_lines(now) else math.inf
+
     def is_well(self, now: float) -> bool:
         """Whether its lines go, sooner or later, without anything else to happen first."""
         return not (self.pulse.is_suspect or self.parking.is_parked(now))
@@ -138,6 +148,8 @@ class Backend:
             # Its line has come to its end; the server asks to wait all the same.
             self.park(Park(clamp(outcome.hint), RATE_LIMITED, LineState()))
             return
+        if isinstance(outcome, Reply) and outcome.status_code == NOT_FOUND:
+            self.listing.doubt()
         if isinstance(outcome, Reply) or outcome.kind in SIGNS_OF_LIFE:
             self.pulse.answered(self.monotonic(), took, is_fault=is_fault(outcome))
             self._answered(ok=isinstance(outcome, Reply) and outcome.ok)

@@ -23,6 +23,7 @@ class Listing:
         self._answer: list[ListedModel] | None = None
         self._asked_at = -math.inf
         self._lock = asyncio.Lock()
+        self.is_doubted = False
         self.configure(config, caller)
 
     def configure(self, config: BackendConfig, caller: Caller) -> None:
@@ -45,13 +46,18 @@ class Listing:
         """Whether the server was asked once, whatever came of that."""
         return self._asked_at > -math.inf
 
+    def doubt(self) -> None:
+        """A line was told that there is no such model: the list may have changed."""
+        self.is_doubted = True
+
     async def models(self) -> list[ListedModel] | None:
         """What the server lists, at most half a minute old; None if it could not be asked."""
         async with self._lock:
             age = _AGE if self._answer is not None else _FAILURE_AGE
-            if self._monotonic() - self._asked_at >= age:
+            if self.is_doubted or self._monotonic() - self._asked_at >= age:
                 self._answer = await self._caller.models()
                 self._asked_at = self._monotonic()
+                self.is_doubted = False
                 self.listed = self._answer or self.listed
             return self._answer
 

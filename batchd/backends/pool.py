@@ -69,7 +69,7 @@ class Pool:
             return None
         best = None
         for backend in self._serving(model):
-            if backend.name == avoid:
+            if backend.name == avoid or not backend.is_open(now):
                 continue
             lane = backend.lane(model)
             if lane.ready_at(now) <= now and (best is None or lane.load < best.load):
@@ -78,8 +78,13 @@ class Pool:
 
     def ready_at(self, model: str, now: float) -> float:
         """When a line of this model may go; infinity until something else happens."""
-        lanes = [backend.lane(model) for backend in self._serving(model)]
-        return min((lane.ready_at(now) for lane in lanes), default=math.inf)
+        return min(
+            (
+                backend.lane(model).ready_at(now) if backend.is_open(now) else backend.opens_at(now)
+                for backend in self._serving(model)
+            ),
+            default=math.inf,
+        )
 
     def has_other(self, model: str, name: str) -> bool:
         """Whether another backend than this one does this model's lines just now."""
@@ -248,7 +253,7 @@ class Pool:
         if backend not in self.backends:
             return
         before, was_asked = backend.listed, backend.listing.was_asked
-        if not backend.in_flight or before is None:
+        if not backend.in_flight or before is None or backend.listing.is_doubted:
             await backend.listing.models()
             if backend.listed != before or not was_asked:
                 self._routes.clear()

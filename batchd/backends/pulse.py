@@ -9,7 +9,7 @@ lines meanwhile: then nobody asks.
 _SILENCE = 3.0  # seconds at least; a server whose answers take long may be silent for longer
 _LONGEST_TIMES = 3.0
 _LONGEST_AT_FIRST = 20.0  # is taken for it before the first answer
-_MOST_LEARNED = 60.0
+_MOST_LEARNED = 600.0
 _FADE = 0.98  # of the longest answer, with each answer
 _FAULTS = 10  # in a row, without any other answer between
 _GONE_AFTER = 2  # looks in vain

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _OPEN = 256
 
 
-_LOST_ERRORS = frozenset({errno.ENOENT, errno.EIO, errno.ESTALE})
+LOST_ERRORS = frozenset({errno.ENOENT, errno.EIO, errno.ESTALE})
 
 
 class InputLost(Exception):
@@ -124,6 +124,6 @@ def _lost_or_passing() -> Generator[None]:
     except (IndexError, EOFError) as error:
         raise InputLost from error
     except OSError as error:
-        if error.errno in _LOST_ERRORS:
+        if error.errno in LOST_ERRORS:
             raise InputLost from error
         raise

@@ -22,12 +22,15 @@ from batchd.model import LineError
 from batchd.wire import lines as lines_of
 
 MAX_ERRORS = 100
+MAX_MODELS = 1000  # of a batch; each has a queue of its own while it runs
 _SLICE = 128  # lines between two pauses
 _SLICE_BYTES = 1 << 18
 _PAUSE = 0.0001  # seconds; long enough for the loop's thread to take over
 
 _EMPTY_FILE = "The input file is empty. Please ensure that the batch contains at least one request."
-_TOO_MANY_MODELS = "The requests of the input file name too many different models."
+_TOO_MANY_MODELS = (
+    "The requests of the input file name too many different models: a batch may have up to 1000."
+)
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +95,7 @@ class Inspection:
             finally:
                 index.close()
             errors = sorted([*self._errors, *self._duplicate_errors()], key=_line_no)
-            errors = [*self._file_errors(gathering), *errors][:MAX_ERRORS]
+            errors = [*self._file_errors(), *errors][:MAX_ERRORS]
             if not errors:
                 write_order(gathering, self._places.order)
         model = self._first_model if len(self._models) == 1 else None
@@ -140,7 +143,7 @@ class Inspection:
             self._first_model = model
             self._models.add(model)
             return []
-        if len(self._models) == 1:
+        if len(self._models) <= MAX_MODELS:
             self._models.add(model)
         if self._rules.mixed_models:
             return []
@@ -150,7 +153,7 @@ class Inspection:
         )
         return [LineError("mismatched_model", text, "body.model", line_no)]
 
-    def _file_errors(self, gathering: Gathering) -> list[LineError]:
+    def _file_errors(self) -> list[LineError]:
         """Faults of the file as a whole; they have no line."""
         rules = self._rules
         if self._count == 0:
@@ -165,7 +168,7 @@ class Inspection:
                 f"{rules.max_embedding_inputs} are allowed in one batch."
             )
             errors.append(LineError("too_many_tasks", text, "body.input"))
-        if gathering.has_too_many_models:
+        if len(self._models) > MAX_MODELS:
             errors.append(LineError("invalid_request", _TOO_MANY_MODELS, "body.model"))
         return errors
 

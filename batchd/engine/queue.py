@@ -116,8 +116,8 @@ class LineQueue:
         """The next line for a backend called ``home``, which works on so many groups at once.
 
         None if there is none. A line that failed there waits for another backend if there are
-        ``others``, for as long as there is another line to send. Lines that are due take turns
-        with fresh ones: one that a backend refuses again and again must not be all it is sent.
+        ``others``. Lines that are due take turns with fresh ones: one that a backend refuses again
+        and again must not be all it is sent.
         """
         if self._put_back:
             return self._put_back.pop()
@@ -128,8 +128,6 @@ class LineQueue:
             self._took_due = False
         if index is None:
             index = self._take_due(home, others)
-        if index is None and self._due:
-            index = self._due.popleft()
         return index
 
     def _wake_due(self, now: float) -> None:
@@ -183,6 +181,13 @@ class LineQueue:
             if stretch in own:
                 own.remove(stretch)
 
+    def read_plainly(self) -> None:
+        """The order cannot be read any more: go on as in the input, with what is left."""
+        self._read = None
+        self._unopened = deque([Group(self.model, 0, 0, self._done.total, is_rest=True)])
+        self._open = {}
+        self.is_hungry = False
+
     # -- what became of them
 
     def landed(self, index: int) -> None:
@@ -208,6 +213,11 @@ class LineQueue:
         self._live.pop(index, None)
 
     # -- looking
+
+    @property
+    def has_due(self) -> bool:
+        """Whether a line may go now, if perhaps not to each backend."""
+        return bool(self._due)
 
     def next_at(self) -> float | None:
         """When a waiting line becomes due; None if none waits."""

@@ -59,19 +59,31 @@ class Rounds(Generic[M]):
                 self._begin(member, self._round)
         return self._now[0] if self._now else None
 
-    def served(self) -> None:
-        """Whoever is at the front has sent a line."""
-        member = self._now.popleft()
+    def in_turn(self) -> list[M]:
+        """Everybody, whose turn it is first; then those that have used their credit.
+
+        For who cannot take the first: a later one may be served if nobody before it can send.
+        """
+        self.front()
+        return [*self._now, *self._next]
+
+    def served(self, member: M) -> None:
+        """It has sent a line."""
+        if self._now and self._now[0] is member:
+            self._now.popleft()
+        elif member in self._now:
+            self._now.remove(member)
+        else:
+            return  # beyond its credit, since nobody else could: it owes nothing for that
         member.credit -= 1
         (self._now if member.credit >= 1 else self._next).append(member)
 
-    def pass_over(self) -> None:
-        """Whoever is at the front cannot send just now: the others first."""
-        self._now.rotate(-1)
-
-    def leave(self) -> None:
-        """Whoever is at the front has nothing to send."""
-        self._now.popleft()
+    def leave(self, member: M) -> None:
+        """It has nothing to send."""
+        if self._now and self._now[0] is member:
+            self._now.popleft()
+        else:
+            (self._now if member in self._now else self._next).remove(member)
 
     def _begin(self, member: M, number: int) -> None:
         member.round = number

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from batchd.attempts import Attempt
 from batchd.bell import Bell
 from batchd.disk import Disk
-from batchd.engine.inputs import Inputs, Pick, Read
+from batchd.engine.inputs import LOST_ERRORS, Inputs, Pick, Read
 from batchd.engine.queue import LineQueue
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.engine.scheduler import Scheduler
+from batchd.errors import BatchdError
 from batchd.model import NO_USAGE, Failure, LineFile, Outcome, Reply, RequestLine
 from batchd.retry import RATE_LIMITED, Park, Policy, Requeue, Settle, decide
 from batchd.states import BatchStatus
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 1.0
 _BEHIND_OTHERS = 0.1
+
+
+class OrderLost(BatchdError):
+    """The order of a batch's lines cannot be read any more, and there are several models."""
 
 
 class Runner:
@@ -116,10 +121,20 @@ class Runner:
         if not hungry:
             return
         failed = await self._disk.run(_fill, hungry)
+        for queue in failed:
+            self._give_up_order(queue)
         for queue in hungry:
             self._scheduler.wake(queue)
-        if failed:
+        if any(queue.is_hungry for queue in hungry):
             await self._wake.wait(at_most=_LOOK_AGAIN)
+
+    def _give_up_order(self, queue: LineQueue) -> None:
+        """An order is derived, so one that is lost costs no line, if the model is known."""
+        for run in self._runs:
+            if list(run.queues) == [queue]:
+                queue.read_plainly()
+            elif queue in run.queues:
+                raise OrderLost(f"the order of {run.id} is lost: the next start makes it anew")
 
     async def _finish_attempts(self) -> None:
         open_attempts = [task for run in self._runs for task in run.attempts]
@@ -266,16 +281,17 @@ class Runner:
             self._drained()
 
 
-def _fill(queues: Sequence[LineQueue]) -> bool:
-    """Read on in each; whether one could not be read just now."""
-    failed = False
+def _fill(queues: Sequence[LineQueue]) -> list[LineQueue]:
+    """Read on in each; those whose order is lost. One that cannot be read just now stays hungry."""
+    lost: list[LineQueue] = []
     for queue in queues:
         try:
             queue.fill()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, IndexError) as error:
             log.warning("order_not_read", extra={"reason": str(error)})
-            failed = True
-    return failed
+            if not isinstance(error, OSError) or error.errno in LOST_ERRORS:
+                lost.append(queue)
+    return lost
 
 
 def log_failure(run: Run, line: RequestLine, failure: Failure) -> None:

@@ -7,6 +7,7 @@ each line that waits or has failed before: never a line itself.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from batchd.attempts import Attempts
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 NEW_LINE = LineState()
+
+_NOTED = 64  # models of a batch that are looked at for why it waits
 
 CLOSING = frozenset({BatchStatus.FINALIZING, BatchStatus.CANCELLING})
 
@@ -145,6 +148,6 @@ class Runs:
 
     def _progress(self, run: Run) -> Progress:
         waits = run.status is BatchStatus.IN_PROGRESS and not run.is_drained
-        note = self._note(queue.model for queue in run.queues) if waits else None
+        note = self._note(queue.model for queue in islice(run.queues, _NOTED)) if waits else None
         retrying = run.retrying if waits else None
         return Progress(run.ledger.counts, run.ledger.usage, note, retrying)

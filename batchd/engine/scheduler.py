@@ -1,9 +1,9 @@
 """Which line goes next: one weighted deficit round robin, over owners, then over their batches.
 
-For each model the owners with lines of it take turns (``rounds``), and for each owner its batches.
-So a batch of up to ``QUANTUM`` lines is done within one round: the time of its own lines and of a
-share of everybody's. O(1) per line however many batches run; a batch with nothing to send sleeps in
-a heap until a line is due.
+Owners take turns (``rounds``), whatever models their lines are of; the models of an owner take
+turns, and the batches of each. So a batch of up to ``QUANTUM`` lines is done within one round: the
+time of its own lines and of a share of everybody's. O(1) per line however many batches run; a batch
+with nothing to send sleeps in a heap until a line is due.
 
 The weight of a batch doubles with every two steps of priority, and grows as its window runs out: to
 2 when half is left, to 8 at the end. It is looked at anew in each round. Owners weigh the same.
@@ -13,15 +13,19 @@ import heapq
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
-from batchd.backends.lane import Slot
+from batchd.backends.lane import Lane, Slot
 from batchd.backends.pool import Pool
 from batchd.engine.queue import LineQueue
 from batchd.engine.rounds import Rounds
 from batchd.engine.runs import Run
 
+_LOOKS = 256  # models looked at in one go: clients name them
 _URGENT = 1 / 8  # the share of a window that may be left for the weight to grow no more
+
+
+Picked = tuple[Run, LineQueue, int, Slot]
 
 
 def weight(priority: int, share_left: float) -> float:
@@ -42,61 +46,39 @@ class Seat:
 
 
 class _Owner:
-    """One owner's batches among those with lines of one model."""
+    """One owner's batches with lines that could go now, by model."""
 
     def __init__(self, name: str, weight_of: Callable[[Seat], float]) -> None:
         self.name = name
-        self.seats = Rounds[Seat](weight_of)
         self.credit = 0.0
         self.round = 0
-
-
-class _Ring:
-    """Owners and their batches with lines of one model that could go now."""
-
-    def __init__(self, model: str, weight_of: Callable[[Seat], float]) -> None:
-        self.model = model
         self._weight_of = weight_of
-        self._owners = Rounds[_Owner](lambda _: 1.0)
-        self._by_name: dict[str, _Owner] = {}
+        self._by_model: dict[str, Rounds[Seat]] = {}
+        self._turns: deque[str] = deque()
 
-    def __bool__(self) -> bool:
-        return len(self._owners) > 0
+    @property
+    def models(self) -> Iterable[str]:
+        return self._by_model
 
     def join(self, seat: Seat) -> None:
-        name = seat.run.owner
-        owner = self._by_name.get(name)
-        if owner is None:
-            owner = self._by_name[name] = _Owner(name, self._weight_of)
-            self._owners.join(owner)
-        owner.seats.join(seat)
+        model = seat.queue.model
+        seats = self._by_model.get(model)
+        if seats is None:
+            seats = self._by_model[model] = Rounds[Seat](self._weight_of)
+            self._turns.append(model)
+        seats.join(seat)
 
-    def front(self, may_run: Callable[[str], bool]) -> Seat | None:
-        """Whose turn it is, among the owners that may run more; then ``served`` or ``leave``."""
-        for _ in range(len(self._owners)):
-            owner = self._owners.front()
-            if owner is None:
-                break
-            if may_run(owner.name):
-                return owner.seats.front()
-            self._owners.pass_over()
-        return None
+    def next_models(self) -> Iterator[tuple[str, Rounds[Seat]]]:
+        """Its models in turn, each once, but no more than can be looked at in one go."""
+        for _ in range(min(len(self._turns), _LOOKS)):
+            model = self._turns[0]
+            self._turns.rotate(-1)
+            yield model, self._by_model[model]
 
-    def served(self) -> None:
-        """Whoever is at the front has sent a line."""
-        owner = self._owners.front()
-        if owner is not None:
-            owner.seats.served()
-            self._owners.served()
-
-    def leave(self) -> None:
-        """The batch at the front has nothing to send."""
-        owner = self._owners.front()
-        if owner is not None:
-            owner.seats.leave()
-            if not len(owner.seats):
-                self._owners.leave()
-                del self._by_name[owner.name]
+    def leave(self, model: str) -> None:
+        """It has no more lines of this model that could go now."""
+        self._turns.remove(model)
+        del self._by_model[model]
 
 
 class Scheduler:
@@ -118,9 +100,8 @@ class Scheduler:
         self._most = max_running or math.inf
         self._most_per_owner = max_running_per_owner or math.inf
         self._running: Counter[str] = Counter()
-        self._all_running = 0
-        self._rings: dict[str, _Ring] = {}
-        self._rotation: deque[_Ring] = deque()
+        self._owners = Rounds[_Owner](lambda _: 1.0)
+        self._by_name: dict[str, _Owner] = {}
         self._seats: dict[LineQueue, Seat] = {}
         self._asleep: list[tuple[float, int, Seat]] = []
         self._ties = itertools.count()
@@ -145,55 +126,71 @@ class Scheduler:
 
     # -- whose turn it is
 
-    def next(self, now: float) -> tuple[Run, LineQueue, int, Slot] | None:
+    def next(self, now: float) -> Picked | None:
         """The line to send next, and the slot it goes with; None if no line may go now."""
         self._wake_due(now)
-        if not self._pool.has_room:
+        if not self._pool.has_room or self._running.total() >= self._most:
             return None
-        for _ in range(len(self._rotation)):
-            if self._all_running >= self._most:
-                return None
-            ring = self._rotation[0]
-            found = self._next_of(ring, now)
-            if ring:
-                self._rotation.rotate(-1)
-            else:
-                self._rotation.popleft()
-                del self._rings[ring.model]
+        for owner in self._owners.in_turn():
+            if self._running[owner.name] >= self._most_per_owner:
+                continue
+            found = self._next_of(owner, now)
+            if found is not None:
+                self._owners.served(owner)
+                return found
+            if not owner.models:
+                self._owners.leave(owner)
+                del self._by_name[owner.name]
+        return None
+
+    def _next_of(self, owner: _Owner, now: float) -> Picked | None:
+        for model, seats in owner.next_models():
+            lane = self._pool.lane(model, now)
+            found = self._next_for(lane, seats, now) if lane is not None else None
+            if found is None and lane is not None and len(seats):
+                # What is left has failed there, and waits for another.
+                lane = self._pool.lane(model, now, avoid=lane.name)
+                found = self._next_for(lane, seats, now) if lane is not None else None
+            if not len(seats):
+                owner.leave(model)
             if found is not None:
                 return found
         return None
 
-    def _next_of(self, ring: _Ring, now: float) -> tuple[Run, LineQueue, int, Slot] | None:
-        while ring and (lane := self._pool.lane(ring.model, now)) is not None:
-            seat = ring.front(self._may_run)
-            if seat is None:
-                return None
-            run, queue = seat.run, seat.queue
-            index = (
-                None if seat.is_gone else queue.take(now, lane.name, lane.groups, self.has_other)
-            )
-            if index is None:
-                ring.leave()
+    def _next_for(self, lane: Lane, seats: Rounds[Seat], now: float) -> Picked | None:
+        """A line for this lane, of the batch whose turn it is among those that have one."""
+        waiting: list[Seat] = []
+        found = None
+        while (seat := seats.front()) is not None:
+            index = self._index_of(seat, lane, now)
+            if index is not None:
+                seats.served(seat)
+                found = seat.run, seat.queue, index, self._taken(seat, lane, now)
+                break
+            seats.leave(seat)
+            if not seat.is_gone and seat.queue.has_due:
+                waiting.append(seat)
+            else:
                 seat.is_awake = False
                 self._rest(seat)
-                continue
-            if queue.is_hungry:
-                self.hungry[queue] = None
-            ring.served()
-            self._running[run.owner] += 1
-            self._all_running += 1
-            if run.state(index).backend == lane.name:
-                lane = self._pool.lane(ring.model, now, avoid=lane.name) or lane
-            return run, queue, index, lane.take(now)
-        return None
+        for seat in waiting:
+            seats.join(seat)
+        return found
+
+    def _index_of(self, seat: Seat, lane: Lane, now: float) -> int | None:
+        if seat.is_gone:
+            return None
+        return seat.queue.take(now, lane.name, lane.groups, self.has_other)
+
+    def _taken(self, seat: Seat, lane: Lane, now: float) -> Slot:
+        if seat.queue.is_hungry:
+            self.hungry[seat.queue] = None
+        self._running[seat.run.owner] += 1
+        return lane.take(now)
 
     def has_other(self, model: str, name: str) -> bool:
         """Whether another backend than this one does this model's lines just now."""
         return self._pool.has_other(model, name)
-
-    def _may_run(self, owner: str) -> bool:
-        return self._running[owner] < self._most_per_owner
 
     def _weight(self, seat: Seat) -> float:
         run = seat.run
@@ -203,7 +200,6 @@ class Scheduler:
     def landed(self, run: Run) -> None:
         """A line is in flight no more."""
         self._running[run.owner] -= 1
-        self._all_running -= 1
 
     # -- who waits
 
@@ -222,8 +218,10 @@ class Scheduler:
 
     def next_at(self, now: float) -> float:
         """When a line may go: infinity if something else must happen first."""
-        ready = (self._pool.ready_at(ring.model, now) for ring in self._rotation if ring)
-        return min(self._asleep[0][0] if self._asleep else math.inf, *ready, math.inf)
+        asleep = self._asleep[0][0] if self._asleep else math.inf
+        models = {model for owner in self._by_name.values() for model in owner.models}
+        looked_at = itertools.islice(models, _LOOKS)
+        return min(asleep, *(self._pool.ready_at(model, now) for model in looked_at), math.inf)
 
     def _rest(self, seat: Seat) -> None:
         if seat.is_gone:
@@ -242,9 +240,9 @@ class Scheduler:
         if seat.is_gone or seat.is_awake:
             return
         seat.is_awake = True
-        model = seat.queue.model
-        ring = self._rings.get(model)
-        if ring is None:
-            ring = self._rings[model] = _Ring(model, self._weight)
-            self._rotation.append(ring)
-        ring.join(seat)
+        name = seat.run.owner
+        owner = self._by_name.get(name)
+        if owner is None:
+            owner = self._by_name[name] = _Owner(name, self._weight)
+            self._owners.join(owner)
+        owner.join(seat)

@@ -143,7 +143,7 @@ class WatchedScheduler(Scheduler):
             if seat.queue.model == served.model and seat.is_awake
         ]
         for seat in rivals:
-            if seat.queue is not served and self._may_run(seat.run.owner):
+            if seat.queue is not served and self._running[seat.run.owner] < self._most_per_owner:
                 self._passed[seat.queue] += 1
                 if self._passed[seat.queue] > QUANTUM and self._is_starved(seat, rivals):
                     passed = self._passed[seat.queue]

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,10 @@ def write(path: Path, lines: list[tuple[str, int]], *, even_if_plain: bool = Fal
     return path
 
 
-@contextlib.contextmanager
-def opened(path: Path, total: int, model: str | None = None) -> Generator[LineOrder]:
+def opened(path: Path, total: int, model: str | None = None) -> LineOrder:
     order = open_order(path, total=total, model=model)
     assert order is not None
-    with contextlib.closing(order):
-        yield order
+    return order
 
 
 def positions(order: LineOrder) -> list[int]:
@@ -52,9 +49,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_written_is_read(path: Path) -> None:
-    with opened(path, 6) as order:
-        assert order.groups == GROUPS
-        assert positions(order) == POSITIONS
+    order = opened(path, 6)
+    assert order.groups == GROUPS
+    assert positions(order) == POSITIONS
 
 
 @given(start=st.integers(0, 8), count=st.integers(0, 8))
@@ -62,15 +59,15 @@ def test_any_positions_can_be_read(
     tmp_path_factory: pytest.TempPathFactory, start: int, count: int
 ) -> None:
     path = write(tmp_path_factory.mktemp("read") / "order", LINES)
-    with opened(path, 6) as order:
-        assert list(order.read(start, count)) == POSITIONS[start : start + count]
+    order = opened(path, 6)
+    assert list(order.read(start, count)) == POSITIONS[start : start + count]
 
 
 def test_without_a_file_a_batch_of_one_model_goes_as_in_the_input(tmp_path: Path) -> None:
-    with opened(tmp_path / "order", 5, "m") as order:
-        assert order.groups == [Group("m", 0, 0, 5, is_rest=True)]
-        assert list(order.read(3, 9)) == [3, 4]
-        assert list(order.read(5, 1)) == list(order.read(9, 1)) == []
+    order = opened(tmp_path / "order", 5, "m")
+    assert order.groups == [Group("m", 0, 0, 5, is_rest=True)]
+    assert list(order.read(3, 9)) == [3, 4]
+    assert list(order.read(5, 1)) == list(order.read(9, 1)) == []
 
 
 def test_without_a_file_a_batch_of_several_models_has_no_order(tmp_path: Path) -> None:
@@ -81,9 +78,9 @@ def test_an_order_that_says_nothing_is_not_written_and_an_old_one_is_removed(pat
     write(path, [("m", 0)] * 3)
     assert not path.exists()
     write(path, [("m", 0)] * 3, even_if_plain=True)
-    with opened(path, 3) as order:
-        assert order.groups == [Group("m", 0, 0, 3, is_rest=True)]
-        assert positions(order) == [0, 1, 2]
+    order = opened(path, 3)
+    assert order.groups == [Group("m", 0, 0, 3, is_rest=True)]
+    assert positions(order) == [0, 1, 2]
 
 
 def test_an_order_with_any_byte_changed_is_not_used(path: Path) -> None:
@@ -117,17 +114,17 @@ def test_an_order_of_another_number_of_lines_is_not_used(path: Path) -> None:
 
 
 def test_an_order_that_is_cut_while_it_is_open_says_so(path: Path) -> None:
-    with opened(path, 6) as order:
-        os.truncate(path, path.stat().st_size - 1)
-        assert list(order.read(0, 5)) == POSITIONS[:5]
-        with pytest.raises(EOFError):
-            order.read(0, 6)
+    order = opened(path, 6)
+    os.truncate(path, path.stat().st_size - 1)
+    assert list(order.read(0, 5)) == POSITIONS[:5]
+    with pytest.raises(EOFError):
+        order.read(0, 6)
 
 
 def test_no_descriptor_is_left_open(path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with opened(path, 6):
-        pass
+    order = opened(path, 6)
+    assert list(order.read(0, 2)) == POSITIONS[:2]
     assert open_order(path, total=5, model=None) is None
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -184,36 +181,36 @@ def held(tmp_path: Path) -> Held:
 def test_an_order_is_made_anew_from_the_input(held: Held) -> None:
     held.order.write_bytes(b"damaged")
     held.rebuild()
-    with opened(held.order, 4) as order:
-        assert [(g.model, g.count, g.is_rest) for g in order.groups] == [
-            ("m", 2, False),
-            ("n", 1, True),
-            ("m", 1, True),
-        ]
-        assert positions(order) == [0, 3, 1, 2]
+    order = opened(held.order, 4)
+    assert [(g.model, g.count, g.is_rest) for g in order.groups] == [
+        ("m", 2, False),
+        ("n", 1, True),
+        ("m", 1, True),
+    ]
+    assert positions(order) == [0, 3, 1, 2]
 
 
 def test_an_order_as_in_the_input_has_a_group_for_each_model(held: Held) -> None:
     held.rebuild("input")
-    with opened(held.order, 4) as order:
-        assert [(g.model, g.signature, g.count) for g in order.groups] == [("m", 0, 3), ("n", 0, 1)]
-        assert positions(order) == [0, 2, 3, 1]
+    order = opened(held.order, 4)
+    assert [(g.model, g.signature, g.count) for g in order.groups] == [("m", 0, 3), ("n", 0, 1)]
+    assert positions(order) == [0, 2, 3, 1]
 
 
 def test_what_is_made_anew_is_written_even_if_it_says_nothing(held: Held) -> None:
     held.hold([request("m", "x")])
     held.rebuild()
-    with opened(held.order, 1) as order:
-        assert positions(order) == [0]
+    order = opened(held.order, 1)
+    assert positions(order) == [0]
 
 
 def test_a_lost_line_goes_with_the_one_before_it(held: Held) -> None:
     held.hold([b"\0" * 9, request("m", "x"), b"{}", request("n", "x"), request("m", "x")])
     os.truncate(held.input, held.input.stat().st_size - 2)
     held.rebuild()
-    with opened(held.order, 5) as order:
-        assert [(g.model, g.count) for g in order.groups] == [("m", 3), ("n", 2)]
-        assert positions(order) == [0, 1, 2, 3, 4]
+    order = opened(held.order, 5)
+    assert [(g.model, g.count) for g in order.groups] == [("m", 3), ("n", 2)]
+    assert positions(order) == [0, 1, 2, 3, 4]
 
 
 def test_an_input_that_has_lost_every_line_has_no_order(held: Held) -> None:

@@ -49,7 +49,7 @@ async def test_a_hangup_reloads_and_stops_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("descriptors", "in_flight", "clients"),
-    [(256, 16, 16), (600, 22, 33), (1024, 128, 192), (65536, 4096, 30464), (1 << 20, 4096, 521984)],
+    [(256, 16, 16), (900, 33, 49), (1024, 64, 96), (65536, 4096, 30336), (1 << 20, 4096, 521856)],
 )
 def test_descriptors_are_shared_between_servers_and_clients(
     monkeypatch: pytest.MonkeyPatch, descriptors: int, in_flight: int, clients: int

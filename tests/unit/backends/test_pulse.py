@@ -75,11 +75,34 @@ def test_that_lesson_is_bounded_and_forgotten_after_many_answers() -> None:
     it = beating()
     gone(it, 100_000)
     it.looked(100_010, is_alive=True)
-    assert not it.wants_look(100_190, in_flight=1)
-    assert it.wants_look(100_190.1, in_flight=1)
-    for _ in range(200):
+    assert not it.wants_look(101_810, in_flight=1)
+    assert it.wants_look(101_810.1, in_flight=1)
+    for _ in range(400):
         it.answered(200_000, 0.1, is_fault=False)
     assert it.wants_look(200_004, in_flight=1)
+
+
+def test_a_server_that_answers_slowly_and_nothing_but_lines_is_left_alone_in_the_end() -> None:
+    """Each answer takes 400 s, and while it works it does not answer looks."""
+    it = Pulse()
+    now, aborts, answers = 0.0, 0, 0
+    while now < 86_400:
+        began = now
+        it.began(now)
+        while now < began + 400:
+            now += 1
+            if it.wants_look(now, in_flight=1):
+                it.looked(now, is_alive=False)
+            if it.is_gone:
+                break
+        if it.is_gone:
+            aborts += 1
+            it.looked(now, is_alive=True)
+        else:
+            answers += 1
+            it.answered(now, now - began, is_fault=False)
+    assert aborts <= 3
+    assert answers > 200
 
 
 def test_ten_faults_in_a_row_make_it_suspect() -> None:

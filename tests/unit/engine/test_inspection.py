@@ -1,6 +1,5 @@
 """A file is judged in one pass; the index finds each of its requests again."""
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -94,8 +93,7 @@ def test_an_inspection_can_be_stopped(tmp_path: Path) -> None:
 def ordered(folder: Path, total: int, model: str | None) -> list[int]:
     order = open_order(folder / "order", total=total, model=model)
     assert order is not None
-    with contextlib.closing(order):
-        return list(order.read(0, total))
+    return list(order.read(0, total))
 
 
 def test_lines_with_one_beginning_are_side_by_side_in_the_order(tmp_path: Path) -> None:
@@ -122,7 +120,7 @@ def test_a_faulty_file_gets_no_order(tmp_path: Path) -> None:
 def test_a_file_with_too_many_names_of_models_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchd.gathering._NAMES_SIZE", 250)
+    monkeypatch.setattr("batchd.engine.inspection.MAX_MODELS", 2)
     content = [line("a"), line("b", "n"), line("c", "m"), line("d", "o")]
     assert judge(tmp_path, b"\n".join(content[:3])).errors == []
     (error,) = judge(tmp_path, b"\n".join(content)).errors

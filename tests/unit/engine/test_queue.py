@@ -191,7 +191,7 @@ def test_a_line_that_was_put_back_comes_first() -> None:
     assert it.take() == index
 
 
-def test_a_line_that_failed_goes_elsewhere_if_it_can_wait() -> None:
+def test_a_line_that_failed_goes_elsewhere_if_others_do_its_model() -> None:
     it = Giving(total=3)
     first = it.take("x")
     assert first == 0
@@ -201,10 +201,11 @@ def test_a_line_that_failed_goes_elsewhere_if_it_can_wait() -> None:
     assert it.take("y") == 0
     it.fail(0, 0.0, backend="x")
     assert it.take("x") == 2
-    assert it.take("x") == 0  # nothing else is left for it
-    it.fail(0, 0.0, backend="x")
+    assert it.take("x") is None
+    assert it.queue.has_due
     it.others = False
     assert it.take("x") == 0
+    assert not it.queue.has_due
 
 
 def test_too_many_lines_that_wait_keep_fresh_ones_back() -> None:
@@ -255,3 +256,14 @@ def test_an_order_that_cannot_be_read_is_asked_for_again(error: type[Exception])
     fails = False
     queue.fill()
     assert queue.take(0, "a", 4, lambda _model, _name: False) == 0
+
+
+def test_an_order_that_is_lost_costs_no_line() -> None:
+    it = Giving("ababab")
+    taken = [it.take(), it.take()]
+    first = taken[0]
+    assert first is not None
+    it.end(first)
+    it.queue.read_plainly()
+    taken += it.all()
+    assert sorted(index for index in taken if index is not None) == list(range(6))

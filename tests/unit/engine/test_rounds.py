@@ -32,11 +32,11 @@ def send(rounds: Rounds[Sender], lines: int) -> list[str]:
     sent: list[str] = []
     while len(sent) < lines and (sender := rounds.front()) is not None:
         if not sender.left:
-            rounds.leave()
+            rounds.leave(sender)
             continue
         sender.left -= 1
         sent.append(sender.name)
-        rounds.served()
+        rounds.served(sender)
     return sent
 
 
@@ -80,9 +80,9 @@ def test_leaving_and_coming_back_earns_no_second_share_of_a_round() -> None:
         front = rounds.front()
         assert front is not None
         sent.append(front.name)
-        rounds.served()
+        rounds.served(front)
         if front is flighty and rounds.front() is flighty:
-            rounds.leave()
+            rounds.leave(flighty)
             rounds.join(flighty)
     assert abs(sent.count("steady") - sent.count("flighty")) <= QUANTUM
 
@@ -94,7 +94,13 @@ def test_nobody_means_nobody() -> None:
     assert len(rounds) == 0
 
 
-def test_one_that_cannot_send_just_now_is_passed_over() -> None:
-    rounds = rounds_of(Sender("a"), Sender("b"))
-    rounds.pass_over()
-    assert send(rounds, 2) == ["b", "a"]
+def test_one_that_cannot_send_keeps_its_turn_and_holds_nobody_up() -> None:
+    stuck, free = Sender("stuck"), Sender("free")
+    rounds = rounds_of(stuck, free)
+    for _ in range(3 * QUANTUM):
+        able = next(sender for sender in rounds.in_turn() if sender is not stuck)
+        rounds.served(able)
+    assert rounds.front() is stuck
+    assert send(rounds, QUANTUM) == ["stuck"] * QUANTUM
+    rounds.leave(free)
+    assert send(rounds, 1) == ["stuck"]

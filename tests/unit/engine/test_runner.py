@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchd.engine.queue import LineQueue
+from batchd.engine.runner import OrderLost
+from batchd.gathering import Group
 from batchd.model import Counts, Outcome, Reply, RequestLine
 from batchd.states import BatchStatus
 from tests.support.bench import Bench
@@ -23,6 +26,9 @@ from tests.support.fakes import (
 )
 from tests.support.parts import Parts, opened, requests
 from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from array import array
 
 Script = Mapping[str, Sequence[Outcome]]
 MakeBench = Callable[..., Bench]
@@ -283,6 +289,46 @@ async def test_an_input_that_is_lost_ends_the_run(bench: MakeBench, parts: Parts
         it.runner.admit(run)  # in vain
     assert it.server.received == ["a", "b"]
     assert run.ledger.counts == Counts(4, 2, 0)
+
+
+def lost(at: int, count: int) -> "array[int]":
+    raise EOFError(f"the order ends before position {at + count}")
+
+
+async def test_a_run_whose_order_is_lost_goes_on_as_in_the_input(bench: MakeBench) -> None:
+    it = bench(slots=2)
+    run = await it.add(requests("abcdef"))
+    run.queues = [LineQueue("m", [Group("m", 1, 0, 6, is_rest=False)], lost, run.ledger, {})]
+    await it.work_off(run)
+    assert sorted(it.server.received) == list("abcdef")
+
+
+async def test_an_order_of_several_models_that_is_lost_ends_the_process(bench: MakeBench) -> None:
+    """The next start makes it anew."""
+    it = bench(slots=2)
+    run = await it.add(requests("abcdef"))
+    run.queues = [
+        LineQueue(model, [Group(model, 1, 3 * at, 3, is_rest=False)], lost, run.ledger, {})
+        for at, model in enumerate("mn")
+    ]
+    it.runner.admit(run)
+    with pytest.raises(ExceptionGroup) as caught:
+        await it.runner.run(asyncio.Event())
+    assert caught.group_contains(OrderLost)
+
+
+async def test_lines_go_to_another_backend_when_one_fails_them(parts: Parts) -> None:
+    bad = FakeCaller({name: [TIMED_OUT] for name in "abcdef"})
+    good = FakeCaller()
+    it = Bench(
+        parts,
+        configs=[config_of(name, models=("m",), max_in_flight=1) for name in ("bad", "good")],
+        servers={"bad": bad, "good": good},
+    )
+    run = await it.add(requests("abcdef"))
+    await it.work_off(run)
+    assert run.ledger.counts == Counts(6, 6, 0)
+    assert sorted(good.received) == list("abcdef")
 
 
 async def test_answers_pass_through_untouched(bench: MakeBench) -> None:

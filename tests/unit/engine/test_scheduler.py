@@ -205,6 +205,68 @@ async def test_lines_in_flight_are_capped_in_all_and_for_each_owner(table: Table
     assert alone.next() is not None
 
 
+async def test_an_owner_at_its_cap_keeps_nobody_else_from_running(table: Table) -> None:
+    capped = Table(table.pool, max_running_per_owner=2)
+    capped.add(make_run(500, batch_id="x ", owner="x"), make_run(500, batch_id="y ", owner="y"))
+    for _ in range(2):
+        while capped.next() is not None:
+            pass
+        for run, slot in [one for one in capped.flying if one[0].owner == "y"]:
+            capped.flying.remove((run, slot))
+            slot.free()
+            slot.settle()
+            capped.scheduler.landed(run)
+    sent = 0
+    while sent < 200 and (found := capped.next()) is not None:
+        sent += 1
+        run, slot = capped.flying.pop()
+        assert found[0] is run
+        assert run.owner == "y"
+        slot.free()
+        slot.settle()
+        capped.scheduler.landed(run)
+    assert sent == 200
+    capped.land()
+
+
+async def test_owners_share_alike_however_many_models_each_has() -> None:
+    pool = pool_of({"backend": FakeCaller()}, monotonic=lambda: 0.0)
+    await pool.replace([config_of(max_in_flight=4)])
+    table = Table(pool)
+    table.add(
+        make_run(
+            4000, batch_id="x ", owner="x", models=[f"model {number}" for number in range(40)]
+        ),
+        make_run(4000, batch_id="y ", owner="y"),
+    )
+    counts = Counter(turn[0] for turn in table.dispatched(most=1000))
+    assert abs(counts["x"] - counts["y"]) <= 2 * QUANTUM
+
+
+async def test_a_turn_is_not_lost_while_a_model_has_no_free_slot() -> None:
+    """Owner x waits for one model's slot again and again, y has another model's besides."""
+    pool = pool_of({"a": FakeCaller(), "b": FakeCaller()}, monotonic=lambda: 0.0)
+    await pool.replace(
+        [
+            config_of("a", models=("one",), max_in_flight=1),
+            config_of("b", models=("two",), max_in_flight=1),
+        ]
+    )
+    table = Table(pool)
+    table.add(
+        make_run(1000, batch_id="x ", owner="x", models=["one"]),
+        make_run(2000, batch_id="y ", owner="y", models=["one", "two"]),
+    )
+    sent = Counter[tuple[str, str]]()
+    for _ in range(400):
+        while (found := table.next()) is not None:
+            sent[found[0].owner, table.flying[-1][1].lane.model] += 1
+        table.land()
+    assert sent["x", "one"] > 0.45 * sent.total()
+    assert sent["y", "two"] > 0.3 * sent.total()
+    await pool.aclose()
+
+
 async def test_a_model_without_a_free_backend_holds_no_other_up() -> None:
     pool = pool_of({"a": FakeCaller(), "b": FakeCaller()}, monotonic=lambda: 0.0)
     await pool.replace(
@@ -227,7 +289,7 @@ async def test_models_are_forgotten_when_no_line_is_left(table: Table) -> None:
     table.add(run)
     assert len(table.dispatched()) == 40
     assert table.next() is None
-    assert not table.scheduler._rings  # pyright: ignore[reportPrivateUsage] # memory has no other face
+    assert not table.scheduler._by_name  # pyright: ignore[reportPrivateUsage] # memory has no other face
 
 
 @pytest.mark.parametrize("batches", [10, 1000])

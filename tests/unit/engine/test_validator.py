@@ -134,7 +134,6 @@ async def test_the_order_of_the_lines_is_as_configured(
     found = await asyncio.to_thread(open_order, parts.spool.order(record.id), total=3, model="m")
     assert found is not None
     assert list(await asyncio.to_thread(found.read, 0, 3)) == positions
-    found.close()
 
 
 async def test_a_faulty_file_fails_with_every_fault(it: Validating) -> None:

@@ -1,4 +1,4 @@
-"""Several model servers: lines of one that goes move to the other, and settings change on the way."""
+"""Several model servers: lines of one that goes move to the other; settings change on the way."""
 
 import signal
 from collections.abc import Callable, Iterator

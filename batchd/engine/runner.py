@@ -28,8 +28,7 @@ from batchd.writer import Writer
 
 log = logging.getLogger(__name__)
 
-_LOOK_AGAIN = 1.0
-_BEHIND_OTHERS = 0.1
+_LOOK_AGAIN, _BEHIND_OTHERS = 1.0, 0.1
 
 
 class OrderLost(BatchdError):
@@ -205,6 +204,8 @@ class Runner:
         """Send one line once, and hand it to whoever is next."""
         slot = pick.slot
         outcome = await slot.send(pick.run.endpoint, line)
+        # With the slot: the next line to go must be of this one's group.
+        pick.queue.landed(pick.index)
         state = pick.run.state(line.index)
         decision = decide(outcome, state, slot.standing, self._policy, jitter=self._draw())
         slot.came_to(outcome, decision)
@@ -217,10 +218,10 @@ class Runner:
                 self._requeue(pick, decision, size, _BEHIND_OTHERS + self._holds(pick, decision))
 
     def _holds(self, pick: Pick, park: Park) -> float:
-        """For how long a parked backend keeps a line: the backend itself keeps the time.
+        """For how long a park keeps its line back, beside the backend, which keeps the time.
 
-        But where one is asked to wait, and no other does its model, other lines go first when it
-        may go on: this one alone may be why.
+        Where one is asked to wait, and no other does its model, other lines go first when it may
+        go on: this one alone may be why.
         """
         lane = pick.slot.lane
         alone = not self._scheduler.has_other(lane.model, lane.name)
@@ -295,6 +296,5 @@ def _fill(queues: Sequence[LineQueue]) -> list[LineQueue]:
 
 
 def log_failure(run: Run, line: RequestLine, failure: Failure) -> None:
-    log.debug(
-        "line_failed", extra={"batch": run.id, "line": line.index, "kind": failure.kind.value}
-    )
+    facts = {"batch": run.id, "line": line.index, "kind": failure.kind.value}
+    log.debug("line_failed", extra=facts)

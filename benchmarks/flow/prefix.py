@@ -122,34 +122,48 @@ def _answers(state: Path, batch: dict[str, object]) -> dict[str, dict[str, int]]
     return {line["custom_id"]: line["response"]["body"]["timings"] for line in lines}
 
 
+def _measure(
+    name: str, options: Options, lines: int, directory: Path, orders: list[str]
+) -> list[str]:
+    """One server with each order; what is broken."""
+    directory.mkdir()
+    runs: list[Run] = []
+    for order in orders:
+        runs.append(run(options, order, lines, directory / order))
+        one = runs[-1]
+        say(f"{name:18}{one.order:8}{one.seconds:9.1f}{one.processed:18,}{one.cached:12,}")
+    faults = [f"{name}: not every request was answered once" for one in runs if not one.once]
+    if len(runs) > 1:
+        plain, ordered = runs
+        share = ordered.processed / plain.processed
+        say(f"{name:18}ratio {ordered.seconds / plain.seconds:11.2f}{share:18.2f}")
+        if options.cache_ram == 0 and share > _MOST:
+            faults.append(f"{name}: {share:.2f} of the tokens were processed, not {_MOST}")
+    return faults
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure what the order of lines does.")
     parser.add_argument("--quick", action="store_true", help="120 lines, and only the first server")
+    parser.add_argument("--server", choices=["plain", "default"], help="only this one")
+    parser.add_argument("--order", choices=["input", "prefix"], help="only this one: no ratio")
     parser.add_argument("--directory", type=Path, help="where to put files (default: a temporary)")
     given = parser.parse_args()
     lines = 120 if given.quick else 600
-    servers = [("--cache-ram 0", Options(slots=_SLOTS, cache_ram=0))]
-    if not given.quick:
-        servers.append(("default caching", Options(slots=_SLOTS)))
+    servers = {
+        "plain": ("--cache-ram 0", Options(slots=_SLOTS, cache_ram=0)),
+        "default": ("default caching", Options(slots=_SLOTS)),
+    }
+    kinds = [given.server] if given.server else ["plain"] if given.quick else list(servers)
+    orders = [given.order] if given.order else ["input", "prefix"]
     directory = Path(tempfile.mkdtemp(prefix="batchd-prefix-", dir=given.directory))
     faults: list[str] = []
     say(f"{lines} lines, {_SYSTEM_PROMPTS} system prompts, llama.cpp with {_SLOTS} slots")
     say(f"{'server':18}{'order':8}{'seconds':>9}{'tokens processed':>18}{'from cache':>12}")
     try:
-        for name, options in servers:
-            runs = [
-                run(options, order, lines, directory / f"{order}-{options.cache_ram}")
-                for order in ("input", "prefix")
-            ]
-            for one in runs:
-                say(f"{name:18}{one.order:8}{one.seconds:9.1f}{one.processed:18,}{one.cached:12,}")
-            plain, ordered = runs
-            share = ordered.processed / plain.processed
-            say(f"{name:18}ratio {ordered.seconds / plain.seconds:11.2f}{share:18.2f}")
-            if options.cache_ram == 0 and share > _MOST:
-                faults.append(f"{name}: {share:.2f} of the tokens were processed, not {_MOST}")
-            if not (plain.once and ordered.once):
-                faults.append(f"{name}: not every request was answered exactly once")
+        for kind in kinds:
+            name, options = servers[kind]
+            faults += _measure(name, options, lines, directory / kind, orders)
     finally:
         shutil.rmtree(directory)
     for fault in faults:

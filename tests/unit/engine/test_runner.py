@@ -1,6 +1,7 @@
 """The runner sees every line to its end, within its bounds. Real writer, ledger, spool and rows."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -289,6 +290,41 @@ async def test_an_input_that_is_lost_ends_the_run(bench: MakeBench, parts: Parts
         it.runner.admit(run)  # in vain
     assert it.server.received == ["a", "b"]
     assert run.ledger.counts == Counts(4, 2, 0)
+
+
+class Grouped(FakeCaller):
+    """Notes how many lines of one group were in flight at once; rings as each answer is out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ring: Callable[[], None] = lambda: None
+        self.flying: Counter[bool] = Counter()
+        self.sent: Counter[bool] = Counter()
+        self.most_of_one = 0
+
+    async def send(self, endpoint: str, line: RequestLine) -> Outcome:
+        group = line.custom_id.isupper()
+        self.flying[group] += 1
+        self.sent[group] += 1
+        if max(self.sent.values()) < 10:  # when one has no more lines, the other gets its slot
+            self.most_of_one = max(self.most_of_one, self.flying[group])
+        for _ in range(1 if group else 50):
+            await asyncio.sleep(0)
+        outcome = await super().send(endpoint, line)
+        self.flying[group] -= 1
+        self.ring()
+        return outcome
+
+
+async def test_a_slot_that_is_free_goes_to_the_group_it_had(parts: Parts) -> None:
+    server = Grouped()
+    it = Bench(parts, server, configs=[config_of(max_in_flight=2)])
+    run = await it.add(requests("abcdefghijABCDEFGHIJ"))
+    groups = [Group("m", 1 + at, 10 * at, 10, is_rest=False) for at in range(2)]
+    run.queues = [LineQueue("m", groups, None, run.ledger, {})]
+    server.ring = it.runner.ring
+    await it.work_off(run)
+    assert server.most_of_one == 1
 
 
 def lost(at: int, count: int) -> "array[int]":

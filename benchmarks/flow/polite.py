@@ -125,10 +125,10 @@ def running_batch(server: LlamaServer, directory: Path, *, polite: bool) -> Gene
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure what polite mode does for others.")
-    parser.add_argument("--quick", action="store_true", help="20 requests of the guest, not 60")
+    parser.add_argument("--quick", action="store_true", help="40 requests of the guest, not 60")
     parser.add_argument("--directory", type=Path, help="where to put files (default: a temporary)")
     given = parser.parse_args()
-    requests = 20 if given.quick else 60
+    requests = 40 if given.quick else 60
     directory = Path(tempfile.mkdtemp(prefix="batchd-polite-", dir=given.directory))
     try:
         with LlamaServer(Options(slots=_SLOTS), directory / "llama.log") as server:

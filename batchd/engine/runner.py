@@ -10,16 +10,15 @@ once to a backend, exactly once in the result files.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from batchd.attempts import Attempt
 from batchd.bell import Bell
 from batchd.disk import Disk
-from batchd.engine.inputs import LOST_ERRORS, Inputs, Pick, Read
-from batchd.engine.queue import LineQueue
+from batchd.engine.inputs import Inputs, Pick, Read
+from batchd.engine.reading import fill, give_up_orders
 from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.engine.scheduler import Scheduler
-from batchd.errors import BatchdError
 from batchd.model import NO_USAGE, Failure, LineFile, Outcome, Reply, RequestLine
 from batchd.retry import RATE_LIMITED, Park, Policy, Requeue, Settle, decide
 from batchd.states import BatchStatus
@@ -29,10 +28,6 @@ from batchd.writer import Writer
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN, _BEHIND_OTHERS = 1.0, 0.1
-
-
-class OrderLost(BatchdError):
-    """The order of a batch's lines cannot be read any more, and there are several models."""
 
 
 class Runner:
@@ -119,21 +114,11 @@ class Runner:
         hungry = list(self._scheduler.hungry)
         if not hungry:
             return
-        failed = await self._disk.run(_fill, hungry)
-        for queue in failed:
-            self._give_up_order(queue)
+        give_up_orders(self._runs, await self._disk.run(fill, hungry))
         for queue in hungry:
             self._scheduler.wake(queue)
         if any(queue.is_hungry for queue in hungry):
             await self._wake.wait(at_most=_LOOK_AGAIN)
-
-    def _give_up_order(self, queue: LineQueue) -> None:
-        """An order is derived, so one that is lost costs no line, if the model is known."""
-        for run in self._runs:
-            if list(run.queues) == [queue]:
-                queue.read_plainly()
-            elif queue in run.queues:
-                raise OrderLost(f"the order of {run.id} is lost: the next start makes it anew")
 
     async def _finish_attempts(self) -> None:
         open_attempts = [task for run in self._runs for task in run.attempts]
@@ -280,19 +265,6 @@ class Runner:
             run.input_lost = True
             self._scheduler.remove(run)
             self._drained()
-
-
-def _fill(queues: Sequence[LineQueue]) -> list[LineQueue]:
-    """Read on in each; those whose order is lost. One that cannot be read just now stays hungry."""
-    lost: list[LineQueue] = []
-    for queue in queues:
-        try:
-            queue.fill()
-        except (OSError, EOFError, IndexError) as error:
-            log.warning("order_not_read", extra={"reason": str(error)})
-            if not isinstance(error, OSError) or error.errno in LOST_ERRORS:
-                lost.append(queue)
-    return lost
 
 
 def log_failure(run: Run, line: RequestLine, failure: Failure) -> None:

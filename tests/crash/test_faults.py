@@ -165,8 +165,8 @@ def _waiting(batchd: BatchdProcess, directory: Path) -> Generator[_Waiting]:
         yield job
 
 
-# Of the database's thread; the first two are the start's.
-@pytest.mark.parametrize("nth", [3, 4, 5])
+# Of the database's thread; the first three are the start's.
+@pytest.mark.parametrize("nth", [4, 5, 6])
 def test_a_database_that_cannot_be_synced_ends_the_process_and_loses_nothing(
     nth: int, batchd: BatchdProcess, model_process: ModelProcess
 ) -> None:

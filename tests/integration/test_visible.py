@@ -49,7 +49,7 @@ def test_lines_that_are_tried_again_are_told_also_after_a_restart(daemon: Batchd
     assert all(0 < line["next_attempt_in"] <= 300 for line in told["data"])
     # What lines have been through is written behind everything else, and nobody waits for it.
     written = daemon.state / "batches" / batch_id / "attempts"
-    wait_until(lambda: written.stat().st_size == 2 * RECORD_SIZE)
+    wait_until(lambda: written.exists() and written.stat().st_size == 2 * RECORD_SIZE)
     daemon.restart()
     again = ask(daemon, f"/batches/{batch_id}/attempts?limit=1")
     assert again["has_more"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchd.engine.queue import LineQueue
-from batchd.engine.runner import OrderLost
+from batchd.engine.reading import OrderLost
 from batchd.gathering import Group
 from batchd.model import Counts, Outcome, Reply, RequestLine
 from batchd.states import BatchStatus

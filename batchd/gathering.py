@@ -138,13 +138,14 @@ class Gathering:
         numbers, chosen = plan.numbers, plan.chosen
         self._keys.seek(0)
         while keys := self._keys.read(_LINE * _SLICE):
-            self._pause()
             for line in array("Q", keys):
                 key = line >> 16
                 if key in chosen:
                     yield numbers.setdefault(key, len(numbers)), line & 0xFFFF
                 else:
                     yield numbers.setdefault(key & _MODEL, len(numbers)), 0
+            if len(keys) == _LINE * _SLICE:
+                self._pause()
 
     def _groups(self, plan: "_Plan") -> list[Group]:
         names = list(self._models)
@@ -176,8 +177,9 @@ class Gathering:
             items[ends[level]] = group << 32 | line
             ends[level] += 1
         for start in range(0, self._total, _SLICE):
-            self._pause()
             yield from items[start : start + _SLICE]
+            if start + _SLICE < self._total:
+                self._pause()
 
 
 class _Plan:

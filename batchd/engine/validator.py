@@ -104,10 +104,7 @@ class Validator:
 
     async def _validate_record(self, record: BatchRecord) -> None:
         fault = await self._take_hold(record)
-        if fault is not None:
-            self._log(await self._batches.rejected(record.id, [fault]))
-            return
-        verdict = await self._inspect(record)
+        verdict = Verdict(0, None, [fault]) if fault else await self._inspect(record)
         if verdict.errors:
             ended = await self._batches.rejected(record.id, verdict.errors)
         else:

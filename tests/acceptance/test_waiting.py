@@ -64,7 +64,7 @@ def test_a_model_server_that_goes_away_and_comes_back_costs_no_line(
     model_process: ModelProcess, start_batchd: StartBatchd
 ) -> None:
     model_process.set(delay=0.02)
-    batchd = start_batchd(model_process.base_url)
+    batchd = start_batchd(backends=backends(model_process.base_url, max_in_flight=SLOTS))
     jobs, data = Jobs(batchd.url), request_lines(600)
     batch_id = jobs.start(data)
     jobs.wait_for(batch_id, lambda batch: batch["request_counts"]["completed"] > 50)
@@ -86,7 +86,7 @@ def test_a_refused_key_fails_no_line_and_a_valid_one_is_taken_from_the_file(
     key_file = tmp_path / "key"
     key_file.write_text("a-wrong-key\n")
     batchd = start_batchd(
-        backends=backends(model_process.base_url, api_key_file=str(key_file)),
+        backends=backends(model_process.base_url, api_key_file=str(key_file), max_in_flight=SLOTS),
         retries={"refused_pause": 0.2},
     )
     jobs, data = Jobs(batchd.url), request_lines(300)

@@ -142,12 +142,21 @@ def test_more_model_names_than_are_kept_are_told() -> None:
         assert gathered.has_too_many_models
 
 
+@pytest.mark.parametrize("signature", [0, 1 << 16 | 5])
+def test_a_few_lines_are_gathered_without_a_pause(tmp_path: Path, signature: int) -> None:
+    with contextlib.closing(Gathering(tmp_path, pytest.fail)) as gathered:
+        for _ in range(1000):
+            gathered.add("m", signature)
+        assert gathered.gathered(even_if_plain=True) is not None
+
+
 def test_what_a_pause_raises_ends_the_gathering(tmp_path: Path) -> None:
     def pause() -> None:
         raise InterruptedError
 
     with contextlib.closing(Gathering(tmp_path, pause)) as gathered:
-        gathered.add("m", 0)
+        for _ in range(1025):
+            gathered.add("m", 0)
         with pytest.raises(InterruptedError):
             gathered.gathered()
     assert list(tmp_path.iterdir()) == []

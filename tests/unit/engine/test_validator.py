@@ -309,6 +309,21 @@ async def test_a_full_disk_postpones(
     assert "validation_postponed" in [record.message for record in caplog.records]
 
 
+class DeletedMeanwhile(HastyDisk):
+    """Somebody deletes the file after its row was found and before it is held."""
+
+    def link_or_copy(self, source: Path, target: Path) -> None:
+        source.unlink()
+        super().link_or_copy(source, target)
+
+
+async def test_a_file_deleted_just_before_it_is_held_leaves_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path, DeletedMeanwhile()) as parts:
+        it = Validating(parts)
+        record = await it.judged(requests("a"), BatchStatus.FAILED)
+        assert not parts.spool.input(record.id).parent.exists()
+
+
 async def test_what_nobody_foresaw_fails_one_batch_and_not_the_daemon(
     it: Validating, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

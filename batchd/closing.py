@@ -2,7 +2,15 @@
 
 import msgspec
 
-from batchd.model import BatchRecord, Counts, FileRecord, LineError, Purpose, Usage
+from batchd.model import (
+    BatchRecord,
+    Counts,
+    FileRecord,
+    LineError,
+    Progress,
+    Purpose,
+    Usage,
+)
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True):
@@ -12,6 +20,12 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     output_bytes: int
     error_bytes: int
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(
+            self.counts, self.usage, output_end=self.output_bytes, error_end=self.error_bytes
+        )
 
 
 def missing_input(record: BatchRecord) -> LineError:

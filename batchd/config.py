@@ -178,6 +178,11 @@ class InboxConfig(Section, frozen=True):
     directory: Path | None = None
     settle: Duration = Duration(2)
     rescan_every: Duration = Duration(60)
+    max_files_per_user: int = 1000
+    max_bytes_per_user: Size = Size(4 * 1024**3)
+
+    def __post_init__(self) -> None:
+        at_least(0, max_files_per_user=self.max_files_per_user)
 
 
 class RetentionConfig(Section, frozen=True):
@@ -191,6 +196,7 @@ class RetentionConfig(Section, frozen=True):
 
 class AuthConfig(Section, frozen=True):
     keys_file: Path | None = None
+    unix_owners: bool = False
 
 
 class DashboardConfig(Section, frozen=True):

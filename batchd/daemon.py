@@ -10,34 +10,26 @@ import contextlib
 import faulthandler
 import logging
 import os
-import random
 import secrets
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import uvloop
 from aiohttp import http_parser, web
 
-from batchd import ids, logs
+from batchd import logs
 from batchd.api.app import make_app
 from batchd.api.auth import Keys
 from batchd.api.listen import listening
-from batchd.backends.caller import HttpCaller, opened_caller
-from batchd.backends.local import LocalServer, local_server
-from batchd.backends.pool import Pool, opened_pool
-from batchd.batches import Batches
-from batchd.bell import Bell, Bells
-from batchd.config import BackendConfig, Config
-from batchd.damage import Damage
-from batchd.disk import Disk
-from batchd.engine.engine import Engine, EngineBells
-from batchd.engine.found import FoundLimits
+from batchd.backends.pool import Pool
+from batchd.bell import Bell
+from batchd.config import Config
+from batchd.core import Core, Loop
+from batchd.engine.engine import Engine
 from batchd.errors import BatchdError, ConfigError
-from batchd.files import Files
 from batchd.loops import Loops
-from batchd.metrics import Metrics
 from batchd.process import (
     FATAL,
     connection_limit,
@@ -49,18 +41,11 @@ from batchd.process import (
     raise_descriptor_limit,
 )
 from batchd.reload import Reloader
-from batchd.room import Room
-from batchd.spool import Spool
-from batchd.store.database import SQLITE_VERSION, Database
-from batchd.store.limits import all_found
+from batchd.store.database import SQLITE_VERSION
 from batchd.systemd import Notifier, watchdog_interval
-from batchd.writer import Writer
 
 log = logging.getLogger(__name__)
 
-Loop = Callable[[asyncio.Event], Coroutine[None, None, None]]
-
-_LOCAL_SLOTS = 4
 _THREADS = 16
 _RECOVERING = 600.0  # seconds that systemd is asked to allow for reading ledgers back
 _CLOSING = 15.0  # seconds that closing may take beyond the drain
@@ -114,79 +99,44 @@ class _Daemon:
         self._load = load
         self._environment = environment
         self._notifier = Notifier(environment.get("NOTIFY_SOCKET"))
-        self._spool = Spool(config.storage.directory, Disk())
-        self._metrics = Metrics()
-        self._damage = Damage(self._metrics)
-        self._room = Room(
-            self._spool.disk,
-            self._spool.directory,
-            reserve=config.storage.reserve,
-            ballast=config.storage.ballast,
-        )
         self._stop = asyncio.Event()
-        self._engine_bells = EngineBells()
         self._sweeper_bell, self._inbox_bell = Bell(), Bell()
         self._reload_bell = Bell()
-        self._bells = Bells([self._engine_bells, self._sweeper_bell, self._inbox_bell])
+        self._core = Core(
+            config, environment, bells=[self._sweeper_bell, self._inbox_bell], on_fatal=die
+        )
 
     async def serve(self) -> int:
         """Open, run, drain, close."""
         config = self._config
         # Validations, reads, uploads and downloads must not wait for each other's threads.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
-        keys = Keys.read(config.auth.keys_file)
+        keys = Keys.read(config.auth.keys_file, unix_owners=config.auth.unix_owners)
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(handle_signals(self._stop, self._reload_bell.ring))
-            self._spool.prepare()
-            stack.enter_context(self._spool.locked())
-            self._room.prepare()
-            database = await stack.enter_async_context(
-                Database.opened(self._spool.database, self._database_failed, self._room.make_room)
-            )
-            writer = await stack.enter_async_context(
-                Writer(self._spool.disk, self._room, self._metrics, self._ledger_failed).running()
-            )
-            local = await self._local_server(stack)
-            pool = await stack.enter_async_context(await self._pool(database, local))
-            files, batches = self._use_cases(database)
-            engine = Engine(
-                config,
-                self._engine_bells,
-                files=files,
-                batches=batches,
-                spool=self._spool,
-                room=self._room,
-                writer=writer,
-                pool=pool,
-                metrics=self._metrics,
-                damage=self._damage,
-                now=time.time,
-                draw=random.random,
-            )
-            loops = Loops(config, files, batches, now=time.time)
+            core = self._core
+            parts = await stack.enter_async_context(core.opened())
+            use_cases, pool = parts.use_cases, parts.pool
+            loops = Loops(config, use_cases.files, use_cases.batches, keys=keys, now=time.time)
             others: list[Loop] = [
-                loops.sweeper(self._spool, self._sweeper_bell).run,
-                self._room.watch,
-                FoundLimits(database, pool.found_limits, time.time).run,
+                loops.sweeper(core.spool, self._sweeper_bell).run,
+                *parts.loops,
                 self._reloader(pool, keys).run,
             ]
-            if local is not None:
-                others.append(local.supervise)
             if config.inbox.directory is not None:
-                inbox = await loops.inbox(config.inbox.directory, database, self._inbox_bell)
+                inbox = await loops.inbox(config.inbox.directory, parts.database, self._inbox_bell)
                 others.append(inbox.run)
             app = make_app(
                 config,
-                files,
-                batches,
+                use_cases,
                 pool,
                 keys,
                 secrets.token_bytes,
-                room=self._room,
-                metrics=self._metrics,
+                room=core.room,
+                metrics=core.metrics,
             )
-            scrubber = loops.scrubber(self._spool, self._damage)
-            await self._run(engine, others, app, scrubber.run)
+            scrubber = loops.scrubber(core.spool, core.damage)
+            await self._run(parts.engine, others, app, scrubber.run)
         log.info("batchd_stopped")
         return 0
 
@@ -212,7 +162,7 @@ class _Daemon:
             self._notifier.stopping()
             self._notifier.extend_timeout(int((server.drain + _CLOSING) * 1_000_000))
             log.info("draining", extra={"seconds": server.drain})
-            self._bells.ring()
+            self._core.bells.ring()
             self._reload_bell.ring()
 
     async def _until_stopped(self) -> None:
@@ -222,36 +172,6 @@ class _Daemon:
                 async with asyncio.timeout(interval):
                     await self._stop.wait()
             self._notifier.watchdog()
-
-    async def _local_server(self, stack: contextlib.AsyncExitStack) -> LocalServer | None:
-        if not self._config.local:
-            return None
-        return await stack.enter_async_context(
-            local_server(self._spool.directory, slots=_LOCAL_SLOTS)
-        )
-
-    async def _pool(
-        self, database: Database, local: LocalServer | None
-    ) -> contextlib.AbstractAsyncContextManager[Pool]:
-        def open_caller(
-            config: BackendConfig,
-        ) -> contextlib.AbstractAsyncContextManager[HttpCaller]:
-            return opened_caller(
-                config, self._environment, now=time.time, new_request_id=_new_request_id
-            )
-
-        pool = Pool(
-            open_caller,
-            now=time.time,
-            monotonic=asyncio.get_running_loop().time,
-            kept=await all_found(database),
-            ceiling=most_in_flight(),
-        )
-        if local is None:
-            return opened_pool(pool, self._config.backends)
-        slots = 2 * _LOCAL_SLOTS
-        chosen = BackendConfig(name="local", base_url=local.base_url, max_in_flight=slots)
-        return opened_pool(pool, [chosen])
 
     def _reloader(self, pool: Pool, keys: Keys) -> Reloader:
         return Reloader(
@@ -263,38 +183,3 @@ class _Daemon:
             configure_log=_configure_log,
             say=self._notifier.status,
         )
-
-    def _use_cases(self, database: Database) -> tuple[Files, Batches]:
-        config = self._config
-        files = Files(
-            database,
-            self._spool,
-            max_size=config.server.max_upload_size,
-            room=self._room,
-            damage=self._damage,
-            lifetime=int(config.retention.input_files),
-            now=time.time,
-            draw=secrets.token_bytes,
-        )
-        batches = Batches(
-            database,
-            files,
-            room=self._room,
-            now=time.time,
-            draw=secrets.token_bytes,
-            ring=self._bells.ring,
-        )
-        return files, batches
-
-    def _ledger_failed(self, reason: str) -> None:
-        """The page cache may lie now: leave word for the next start, and go at once."""
-        with contextlib.suppress(OSError):
-            self._spool.distrust()
-        die(reason)
-
-    def _database_failed(self, reason: str) -> None:
-        die(reason)
-
-
-def _new_request_id() -> str:
-    return ids.request_id(secrets.token_bytes(ids.REQUEST_ID_BYTES))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from batchd.api.auth import Keys
 from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.config import Config
@@ -19,9 +20,16 @@ class Loops:
     """Each is made when it is asked for; its ``bell`` says that rows have changed."""
 
     def __init__(
-        self, config: Config, files: Files, batches: Batches, *, now: Callable[[], float]
+        self,
+        config: Config,
+        files: Files,
+        batches: Batches,
+        *,
+        keys: Keys,
+        now: Callable[[], float],
     ) -> None:
         self._config = config
+        self._keys = keys
         self._files = files
         self._batches = batches
         self._now = now
@@ -60,6 +68,7 @@ class Loops:
             files=self._files,
             batches=self._batches,
             bell=bell,
+            owner_of=self._keys.owner_of_user,
             now=self._now,
         )
         await inbox.check()

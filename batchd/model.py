@@ -114,6 +114,8 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     paused_at: int | None = None
     parent_id: str | None = None
     source: str = "api"
+    idempotency_key: str | None = None
+    request_hash: str | None = None
     notes: list[str] = []
 
     @property
@@ -129,6 +131,14 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The latest instant in its life so far, while it has not ended."""
         steps = (self.created_at, self.in_progress_at, self.finalizing_at, self.cancelling_at)
         return max(at for at in steps if at is not None)
+
+
+class Control(msgspec.Struct, frozen=True):
+    """What the row of an unfinished batch says of how it is to go on."""
+
+    status: BatchStatus
+    priority: int = 0
+    is_paused: bool = False
 
 
 class InboxClaim(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,13 +174,15 @@ class Retrying(msgspec.Struct, frozen=True):
 class Progress(msgspec.Struct, frozen=True):
     """What is known of a running batch beyond its row: durable, but not yet in SQLite.
 
-    ``retrying`` is of this instant and durable nowhere; None if there is no such line.
+    The two ends are the sizes of its result files. ``retrying``, of this instant, is nowhere else.
     """
 
     counts: Counts
     usage: Usage = NO_USAGE
     note: str | None = None
     retrying: Retrying | None = None
+    output_end: int = 0
+    error_end: int = 0
 
 
 class TroubledLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +202,11 @@ class TroubledLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked wish for a batch, from whichever door."""
+    """A checked wish for a batch, from whichever door.
+
+    ``parent_id``: the batch whose lines it runs again, ``codes``: those that failed with these.
+    ``idempotency_key``: it is granted once; ``is_repeated``: perhaps it was granted before.
+    """
 
     input_file_id: str
     endpoint: str
@@ -199,7 +215,11 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     output_expires_after: int
     priority: int = 0
+    parent_id: str | None = None
+    codes: frozenset[str] | None = None
     source: str = "api"
+    idempotency_key: str | None = None
+    is_repeated: bool = False
 
 
 class RequestLine(msgspec.Struct, frozen=True):
@@ -274,7 +294,7 @@ class LineFile(StrEnum):
     ERROR = "error"
 
 
-# msgspec learns a type when it is first asked for it, and two threads that ask at once can end the
-# process (seen with 0.22). So it learns the types of rows now, while one thread imports this.
+# msgspec learns a type when it is first asked, and two threads that ask at once can end the process
+# (seen with 0.22): so it learns the types of rows now.
 for _row in (FileRecord, BatchRecord, InboxClaim):
     msgspec.json.Decoder(_row)

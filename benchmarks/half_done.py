@@ -128,9 +128,10 @@ async def _ledgers(parts: Parts, record: BatchRecord) -> list[Path]:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-    await parts.batches.checkpoint(
-        record.id, known, output_end=ends[LineFile.OUTPUT], error_end=ends[LineFile.ERROR]
+    known = msgspec.structs.replace(
+        known, output_end=ends[LineFile.OUTPUT], error_end=ends[LineFile.ERROR]
     )
+    await parts.batches.checkpoint(record.id, known)
     return list(paths.values())
 
 

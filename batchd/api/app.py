@@ -1,49 +1,38 @@
-"""Every URL in one list."""
+"""The application, put together: every route, what each request goes through, the parts."""
 
 from collections.abc import Callable
 
 from aiohttp import web
 
-from batchd.api import backends, batches, dashboard, files, models, ops
 from batchd.api.auth import Guard, Keys
 from batchd.api.middleware import add_headers, authorize, errors_as_json, identify
-from batchd.api.parts import BATCHES, CONFIG, FILES, METRICS, POOL, ROOM, UPLOADS
+from batchd.api.openapi import DOCUMENT, document
+from batchd.api.parts import (
+    AGAIN,
+    BATCHES,
+    CONFIG,
+    FILES,
+    METRICS,
+    POOL,
+    RESULTS,
+    ROOM,
+    STEERING,
+    UPLOADS,
+)
+from batchd.api.routes import ROUTES
 from batchd.api.uploads import Uploads
 from batchd.backends.pool import Pool
-from batchd.batches import Batches
 from batchd.config import Config
-from batchd.files import Files
 from batchd.metrics import Metrics
 from batchd.room import Room
-
-ROUTES = [
-    web.post("/v1/files", files.create),
-    web.get("/v1/files", files.index),
-    web.get("/v1/files/{file_id}", files.retrieve),
-    web.delete("/v1/files/{file_id}", files.delete),
-    web.get("/v1/files/{file_id}/content", files.content),
-    web.post("/v1/batches", batches.create),
-    web.get("/v1/batches", batches.index),
-    web.get("/v1/batches/{batch_id}", batches.retrieve),
-    web.post("/v1/batches/{batch_id}/cancel", batches.cancel),
-    web.get("/v1/batches/{batch_id}/attempts", batches.attempts),
-    web.get("/v1/backends", backends.index),
-    web.post("/v1/backends/{name}/resume", backends.resume),
-    web.get("/v1/models", models.index),
-    web.get("/v1/models/{model:.+}", models.retrieve),
-    web.get("/healthz", ops.healthz),
-    web.get("/metrics", ops.metrics),
-    web.get("/dashboard", dashboard.page),
-    web.get("/dashboard/{name}", dashboard.page),
-]
+from batchd.use_cases import UseCases
 
 _MAX_JSON = 1 << 20
 
 
-def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
+def make_app(  # noqa: PLR0913 - the parts that handlers use
     config: Config,
-    files_: Files,
-    batches_: Batches,
+    use_cases: UseCases,
     pool: Pool,
     keys: Keys,
     draw: Callable[[int], bytes],
@@ -61,12 +50,16 @@ def make_app(  # noqa: PLR0913, PLR0917 - the parts that handlers use
         ],
     )
     app[CONFIG] = config
-    app[FILES] = files_
-    app[UPLOADS] = Uploads(files_, config.server)
-    app[BATCHES] = batches_
+    app[FILES] = use_cases.files
+    app[UPLOADS] = Uploads(use_cases.files, config.server)
+    app[BATCHES] = use_cases.batches
+    app[STEERING] = use_cases.steering
+    app[AGAIN] = use_cases.again
+    app[RESULTS] = use_cases.results
     app[POOL] = pool
     app[ROOM] = room
     app[METRICS] = metrics
+    app[DOCUMENT] = document(ROUTES, config)
     app.on_response_prepare.append(add_headers)
-    app.add_routes(ROUTES)
+    app.add_routes([route.definition for route in ROUTES])
     return app

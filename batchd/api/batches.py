@@ -1,12 +1,12 @@
-"""Handlers of ``/v1/batches``: contract section 3, and which lines have failed before."""
+"""Handlers of ``/v1/batches``: contract section 3, and what batchd adds to it."""
 
 from aiohttp import web
 
 from batchd.api.identity import OWNER
-from batchd.api.parts import BATCHES, CONFIG, answer
+from batchd.api.parts import AGAIN, BATCHES, CONFIG, STEERING, answer
 from batchd.api.reading import in_time
 from batchd.model import BatchRecord
-from batchd.wire import params
+from batchd.wire import params, wishes
 from batchd.wire.objects import BatchObject, ListObject, TroubledLines
 
 _DEFAULT_LIMIT = 20
@@ -15,13 +15,9 @@ _MAX_LIMIT = 100
 
 async def create(request: web.Request) -> web.Response:
     config = request.app[CONFIG].batches
-    async with in_time(request.app[CONFIG].server.upload_timeout):
-        body = await request.read()
-    wish = params.new_batch(
-        params.json_object(body),
-        endpoints=config.endpoints,
-        windows=config.windows,
-    )
+    body = params.json_object(await _body(request))
+    wish = params.new_batch(body, endpoints=config.endpoints, windows=config.windows)
+    wish = wishes.repeatable(wish, request.headers, body)
     return answer(_object(request, await request.app[BATCHES].create(request[OWNER], wish)))
 
 
@@ -51,6 +47,35 @@ async def attempts(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     batch_id = request.match_info["batch_id"]
     return answer(_object(request, await request.app[BATCHES].cancel(request[OWNER], batch_id)))
+
+
+async def pause(request: web.Request) -> web.Response:
+    batch_id = request.match_info["batch_id"]
+    return answer(_object(request, await request.app[STEERING].pause(request[OWNER], batch_id)))
+
+
+async def resume(request: web.Request) -> web.Response:
+    batch_id = request.match_info["batch_id"]
+    return answer(_object(request, await request.app[STEERING].resume(request[OWNER], batch_id)))
+
+
+async def set_priority(request: web.Request) -> web.Response:
+    batch_id, steering = request.match_info["batch_id"], request.app[STEERING]
+    priority = wishes.priority_of(params.json_object(await _body(request)))
+    return answer(_object(request, await steering.set_priority(request[OWNER], batch_id, priority)))
+
+
+async def retry(request: web.Request) -> web.Response:
+    """The body may be left out."""
+    body = await _body(request)
+    wish = wishes.retry(request.headers, params.json_object(body) if body.strip() else {})
+    batch_id, again = request.match_info["batch_id"], request.app[AGAIN]
+    return answer(_object(request, await again.retry(request[OWNER], batch_id, wish)))
+
+
+async def _body(request: web.Request) -> bytes:
+    async with in_time(request.app[CONFIG].server.upload_timeout):
+        return await request.read()
 
 
 def _object(request: web.Request, record: BatchRecord) -> BatchObject:

@@ -1,6 +1,27 @@
 """What is known of a request before its handler runs."""
 
+import socket
+import struct
+
 from aiohttp import web
 
 REQUEST_ID = web.RequestKey("request_id", str)
 OWNER = web.RequestKey("owner", str)
+
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: the kernel's struct ucred
+
+
+def is_unix(request: web.Request) -> bool:
+    """Whether it came by a Unix socket."""
+    transport = request.transport
+    return transport is not None and isinstance(transport.get_extra_info("sockname"), str)
+
+
+def peer_uid(request: web.Request) -> int | None:
+    """The user at the other end of a Unix socket, by the kernel's word; None for any other."""
+    if request.transport is None or not is_unix(request):
+        return None
+    connection = request.transport.get_extra_info("socket")
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(packed)
+    return int(uid)

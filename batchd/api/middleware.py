@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from batchd.api import dashboard
 from batchd.api.auth import Guard, Keys
-from batchd.api.identity import OWNER, REQUEST_ID
+from batchd.api.identity import OWNER, REQUEST_ID, peer_uid
 from batchd.api.parts import answer
 from batchd.errors import (
     BatchdError,
@@ -25,7 +25,7 @@ from batchd.wire.objects import ErrorObject
 
 log = logging.getLogger(__name__)
 
-_OPEN_PATHS = frozenset({"/healthz"}) | dashboard.PATHS
+_OPEN_PATHS = frozenset({"/healthz", "/openapi.json"}) | dashboard.PATHS
 _STARTED = web.RequestKey("started", float)
 
 
@@ -57,7 +57,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except BatchdError as error:
         return _error_answer(error)
     except web.HTTPException as error:
-        return _error_answer(_from_aiohttp(request, error))
+        refusal = _error_answer(_from_aiohttp(request, error))
+        if "Allow" in error.headers:
+            refusal.headers["Allow"] = error.headers["Allow"]
+        return refusal
     except HttpProcessingError:
         return _error_answer(InvalidRequest("The request is not valid HTTP or multipart."))
     except ConnectionError:
@@ -74,7 +77,7 @@ def authorize(keys: Keys, guard: Guard) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         guard.check(request)
         if request.path not in _OPEN_PATHS:
-            request[OWNER] = keys.owner(request.headers.get("Authorization"))
+            request[OWNER] = keys.owner(request.headers.get("Authorization"), peer_uid(request))
         if "Content-Encoding" in request.headers:
             raise UnsupportedEncoding
         return await handler(request)

@@ -31,7 +31,8 @@ async def metrics(request: web.Request) -> web.Response:
     """Everything in ``Metrics``, its gauges as they are at this instant."""
     app = request.app
     numbers, pool, room = app[METRICS], app[POOL], app[ROOM]
-    found = Counter((await app[BATCHES].statuses()).values())
+    controls = await app[BATCHES].controls()
+    found = Counter(control.status for control in controls.values())
     for status in UNFINISHED:
         numbers.unfinished_batches.labels(status.value).set(found[status])
     numbers.requests_in_flight.set(pool.in_flight)

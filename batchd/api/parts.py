@@ -5,17 +5,23 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
+from batchd.again import Again
 from batchd.api.uploads import Uploads
 from batchd.backends.pool import Pool
 from batchd.batches import Batches
 from batchd.config import Config
 from batchd.files import Files
 from batchd.metrics import Metrics
+from batchd.results import Results
 from batchd.room import Room
+from batchd.steering import Steering
 from batchd.wire.objects import encode
 
 FILES = web.AppKey("files", Files)
 BATCHES = web.AppKey("batches", Batches)
+STEERING = web.AppKey("steering", Steering)
+AGAIN = web.AppKey("again", Again)
+RESULTS = web.AppKey("results", Results)
 POOL = web.AppKey("pool", Pool)
 CONFIG = web.AppKey("config", Config)
 ROOM = web.AppKey("room", Room)

@@ -84,7 +84,7 @@ class Backend:
         if config.polite:
             self.politeness = Politeness(floor=config.polite_floor, hold=config.polite_hold)
         if self.parking.reason in REFUSALS:
-            self.parking.end()  # the key may be another one now
+            self.parking.end_refusal(self.monotonic())  # the key may be another one now
 
     @property
     def name(self) -> str:
@@ -241,7 +241,8 @@ class Backend:
         """Every second: ask for another key, or whether the server lives, if there is cause."""
         now = self.monotonic()
         if self.parking.reason == "refused_401" and await self.caller.reload_key():
-            self.resume()
+            self.parking.end_refusal(self.monotonic())
+            self._ring()
         if not self.pulse.wants_look(now, in_flight=len(self.calls)):
             await self._look_whether_back(now)
             return

@@ -8,7 +8,7 @@ import math
 from datetime import UTC, datetime
 
 from batchd.config import BackendConfig
-from batchd.retry import Park, Standing
+from batchd.retry import RATE_LIMITED, Park, Standing
 
 OUTAGES = frozenset({"unreachable", "gone"})
 REFUSALS = frozenset({"refused_401", "refused_403"})
@@ -29,6 +29,7 @@ class Parking:
     def __init__(self, name: str) -> None:
         self._name = name
         self._until = -math.inf
+        self._asked_until = -math.inf  # for so long it asked to wait (429), whatever came on top
         self._successes = 0
         self._parks = 0
         self.reason: str | None = None
@@ -54,6 +55,8 @@ class Parking:
         """Send nothing for a while; whether this is news and not one more of the same volley."""
         if now >= self._until:
             self._parks += 1
+        if park.reason == RATE_LIMITED:
+            self._asked_until = max(self._asked_until, now + park.delay)
         if now + park.delay < self._until:
             return False  # why it waits longest is why it waits
         self._until = now + park.delay
@@ -63,7 +66,13 @@ class Parking:
 
     def end(self) -> None:
         """What kept requests away has gone: one may go at once."""
-        self._until = -math.inf
+        self._until = self._asked_until = -math.inf
+
+    def end_refusal(self, now: float) -> None:
+        """The key is another one now: one request may go, unless the server asked to wait, too."""
+        self._until = self._asked_until
+        if self.is_parked(now):
+            self.reason = RATE_LIMITED
 
     def answered(self, now: float, *, ok: bool) -> None:
         """An HTTP answer that parks nothing: whatever it says, the backend is alive."""

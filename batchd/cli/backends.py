@@ -4,6 +4,7 @@ import click
 from click.core import ParameterSource
 
 from batchd.cli.client import Client
+from batchd.cli.completion import backend_names
 from batchd.cli.options import with_client, with_json
 from batchd.cli.show import backend_table, echo_json, printable, table_width
 
@@ -28,7 +29,7 @@ def backends(context: click.Context, client: Client, *, as_json: bool) -> None:
 
 
 @backends.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=backend_names())
 @with_json
 @with_client
 def resume(client: Client, name: str, *, as_json: bool) -> None:

@@ -1,27 +1,26 @@
-"""``batchd list``, ``show``, ``wait``, ``cancel`` and ``results``."""
+"""``batchd list``, ``show``, ``wait`` and ``cancel``."""
 
 import time
-from pathlib import Path
 
 import click
 
 from batchd.cli.client import Client
-from batchd.cli.errors import DONE, FAILED, CommandFailed, Refused
-from batchd.cli.objects import Batch, is_finished
+from batchd.cli.completion import batch_ids, is_any, is_running
+from batchd.cli.errors import DONE, FAILED
+from batchd.cli.objects import Batch
 from batchd.cli.options import with_client, with_json
 from batchd.cli.progress import Display
-from batchd.cli.results import Targets, target_type
 from batchd.cli.show import (
     batch_in_full,
     batch_table,
-    counts,
     echo_json,
     outcome,
     page,
-    printable,
     status,
     table_width,
+    what_next,
 )
+from batchd.cli.steering import each
 from batchd.cli.watch import watch
 
 
@@ -43,7 +42,7 @@ def list_(client: Client, limit: int, *, every: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch_id", metavar="ID")
+@click.argument("batch_id", metavar="ID", shell_complete=batch_ids(is_any))
 @with_json
 @with_client
 def show(client: Client, batch_id: str, *, as_json: bool) -> None:
@@ -56,75 +55,44 @@ def show(client: Client, batch_id: str, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument(
+    "ids", metavar="ID...", nargs=-1, required=True, shell_complete=batch_ids(is_running)
+)
 @with_json
 @with_client
-def wait(client: Client, batch_ids: tuple[str, ...], *, as_json: bool) -> int:
+def wait(client: Client, ids: tuple[str, ...], *, as_json: bool) -> int:
     """Wait until batches are done. Ctrl-C stops the waiting, not the batches.
 
     Exits 0 when all are completed (some of their lines may have failed), else 1.
     """
-    known = [client.batch(batch_id)["id"] for batch_id in batch_ids]
+    known = [client.batch(batch_id)["id"] for batch_id in ids]
 
     def tell(batch: Batch, display: Display) -> None:
         with display.aside():
             if as_json:
                 echo_json(batch)
-            else:
-                click.echo("\n".join(outcome(batch)))
+                return
+            click.echo("\n".join(outcome(batch)))
+            if advice := what_next(batch):
+                click.echo(advice, err=True)
 
     return watch(client, {batch_id: batch_id for batch_id in known}, tell)
 
 
 @click.command()
-@click.argument("batch_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument(
+    "ids", metavar="ID...", nargs=-1, required=True, shell_complete=batch_ids(is_running)
+)
 @with_json
 @with_client
-def cancel(client: Client, batch_ids: tuple[str, ...], *, as_json: bool) -> int:
+def cancel(client: Client, ids: tuple[str, ...], *, as_json: bool) -> int:
     """Cancel batches. What is done already can be fetched; the other lines are not sent."""
     code = DONE
-    for batch_id in batch_ids:
-        try:
-            batch = client.cancel(batch_id)
-        except Refused as error:
-            click.echo(f"batchd: {printable(str(error))}", err=True)
+    for batch in each(ids, client.cancel):
+        if batch is None:
             code = FAILED
-            continue
-        if as_json:
+        elif as_json:
             echo_json(batch)
         else:
             click.echo(f"{batch['id']} {status(batch)}")
     return code
-
-
-@click.command()
-@click.argument("batch_id", metavar="ID")
-@click.option(
-    "-o", "--output", type=target_type, help="Where the answers go. Default: standard output."
-)
-@click.option(
-    "--errors", type=target_type, help="Where the failed lines go ('-' for standard output)."
-)
-@click.option("--force", is_flag=True, help="Overwrite files that exist.")
-@with_client
-def results(
-    client: Client, batch_id: str, output: Path | None, errors: Path | None, *, force: bool
-) -> int:
-    """Download the results of a batch that is done.
-
-    With --errors alone only the failed lines are downloaded. Exits 1 when there was nothing to
-    download.
-    """
-    if output is None and errors is None:
-        output = Path("-")
-    targets = Targets.at(output, errors, force=force)
-    targets.check()
-    batch = client.batch(batch_id)
-    if not is_finished(batch):
-        raise CommandFailed(
-            f"{batch['id']} is {batch['status']} ({counts(batch)}); "
-            f"its results come when it is done: batchd wait {batch['id']}"
-        )
-    written = targets.fetch(client, batch)
-    click.echo("\n".join([*outcome(batch), *targets.told(written)]), err=True)
-    return DONE if written else FAILED

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from batchd.cli.client import Client
+from batchd.cli.completion import file_ids
 from batchd.cli.errors import DONE, FAILED, Refused
 from batchd.cli.options import with_client, with_json
 from batchd.cli.results import Target, target_type
@@ -35,29 +36,34 @@ def list_(client: Client, limit: int, *, every: bool, as_json: bool) -> None:
 
 
 @files.command()
-@click.argument("file_id", metavar="ID")
+@click.argument("file_id", metavar="ID", shell_complete=file_ids())
 @click.option(
     "-o", "--output", type=target_type, default="-", help="Where to. Default: standard output."
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@with_json
 @with_client
-def get(client: Client, file_id: str, output: Path, *, force: bool) -> None:
+def get(client: Client, file_id: str, output: Path, *, force: bool, as_json: bool) -> None:
     """Download a file."""
     target = Target(output, force=force)
+    if as_json and target.is_stdout:
+        raise click.UsageError("with --json the content must go to a file: name it with -o")
     target.check()
     target.write(client.download(file_id))
-    if not target.is_stdout:
+    if as_json:
+        echo_json({"id": file_id, "output": str(output)})
+    elif not target.is_stdout:
         click.echo(f"{printable(file_id)} is in {printable(str(output))}", err=True)
 
 
 @files.command()
-@click.argument("file_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=file_ids())
 @with_json
 @with_client
-def delete(client: Client, file_ids: tuple[str, ...], *, as_json: bool) -> int:
+def delete(client: Client, ids: tuple[str, ...], *, as_json: bool) -> int:
     """Delete files. A batch that has begun keeps its own hold on its input."""
     code = DONE
-    for file_id in file_ids:
+    for file_id in ids:
         try:
             deleted = client.delete_file(file_id)
         except Refused as error:

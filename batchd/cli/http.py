@@ -8,7 +8,7 @@ case. (http.client, because importing aiohttp costs more than a whole `batchd li
 import json
 import re
 import socket
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import (
     HTTPConnection,
@@ -17,6 +17,7 @@ from http.client import (
     HTTPSConnection,
     IncompleteRead,
 )
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from batchd.cli.errors import NOT_ACCEPTED, CommandFailed, Refused, Unreachable
@@ -40,24 +41,37 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 _NOT_RUNNING = (ConnectionRefusedError, FileNotFoundError)
 
 
+class Download(NamedTuple):
+    """An answer whose body comes in pieces. ``header`` finds one by its name, in any case."""
+
+    header: Callable[[str], str | None]
+    pieces: Iterator[bytes]
+
+
 class _UnixConnection(HTTPConnection):
     """HTTP over a Unix socket; ``path`` is the socket's."""
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
+        self._patience = timeout
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_CONNECT_SECONDS)
+        self.sock.settimeout(self._patience)
         self.sock.connect(self._path)
 
 
 class Http:
-    """Requests to the daemon at ``url``: ``http://host:port`` or ``unix:/path``."""
+    """Requests to the daemon at ``url``: ``http://host:port`` or ``unix:/path``.
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    ``within``: how long a silence may be, in seconds, where nobody can be asked to wait.
+    """
+
+    def __init__(self, url: str, key: str | None = None, *, within: float | None = None) -> None:
         self.url = url
+        self._connect_seconds = within or _CONNECT_SECONDS
+        self._answer_seconds = within or _ANSWER_SECONDS
         self._unix = url.removeprefix("unix:") if url.startswith("unix:/") else None
         self._parts = urlsplit(url)
         if self._unix is None and not _is_http(url):
@@ -85,22 +99,31 @@ class Http:
                 connection.request(method, self._path(path), body, self._with(kind, headers))
             return self._json(connection)
 
-    def download(self, path: str) -> Iterator[bytes]:
-        """The answer in pieces. ``Unreachable`` if it ends early."""
+    @contextmanager
+    def opened(self, path: str) -> Generator[Download]:
+        """The answer, once its head is there; its pieces raise ``Unreachable`` if it ends early."""
         with self._connected() as connection:
             with self._translated():
                 connection.request("GET", self._path(path), headers=self._headers)
             response = self._response(connection)
-            expected, received = response.length, 0
-            while True:
-                with self._translated():
-                    piece = response.read(_CHUNK)
-                if not piece:
-                    break
-                received += len(piece)
-                yield piece
-            if expected is not None and received != expected:
-                raise Unreachable(f"the download from {self.url} broke off; try again")
+            yield Download(response.headers.get, self._pieces(response))
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """The answer in pieces."""
+        with self.opened(path) as answer:
+            yield from answer.pieces
+
+    def _pieces(self, response: HTTPResponse) -> Iterator[bytes]:
+        expected, received = response.length, 0
+        while True:
+            with self._translated():
+                piece = response.read(_CHUNK)
+            if not piece:
+                break
+            received += len(piece)
+            yield piece
+        if expected is not None and received != expected:
+            raise Unreachable(f"the download from {self.url} broke off; try again")
 
     def upload(self, path: str, pieces: Iterable[bytes], size: int, content_type: str) -> object:
         """Send ``pieces``, ``size`` bytes in all, and return the JSON of the answer."""
@@ -138,17 +161,17 @@ class Http:
         try:
             with self._translated():
                 connection.connect()
-                connection.sock.settimeout(_ANSWER_SECONDS)
+                connection.sock.settimeout(self._answer_seconds)
             yield connection
         finally:
             connection.close()
 
     def _connection(self) -> HTTPConnection:
         if self._unix is not None:
-            return _UnixConnection(self._unix, _CONNECT_SECONDS)
+            return _UnixConnection(self._unix, self._connect_seconds)
         host = self._parts.hostname or ""
         kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
-        return kind(host, self._parts.port, timeout=_CONNECT_SECONDS)
+        return kind(host, self._parts.port, timeout=self._connect_seconds)
 
     def _path(self, path: str) -> str:
         """``path`` under the prefix of the URL. One that ends in /v1 is taken as it is meant."""
@@ -165,7 +188,7 @@ class Http:
         with self._translated():
             response = connection.getresponse()
             if response.status != 200:  # noqa: PLR2004 - the only success there is (contract 1)
-                raise self._refused(response.status, response.read(_ERROR_SIZE))
+                raise self._refused(response)
         return response
 
     def _json(self, connection: HTTPConnection) -> object:
@@ -195,11 +218,15 @@ class Http:
         )
         return Unreachable(f"cannot reach the daemon at {self.url} ({reason}): {advice}")
 
-    def _refused(self, status: int, text: bytes) -> Refused:
+    def _refused(self, response: HTTPResponse) -> Refused:
+        status, text = response.status, response.read(_ERROR_SIZE)
         message = _message(text) or f"{self.url} answered {status}, and not as batchd does"
         if status == NOT_ACCEPTED:
             message = f"{message.rstrip('.')}. Put the key in $BATCHD_API_KEY."
-        return Refused(message, status=status)
+        if message.startswith("Invalid URL"):  # as batchd says it, so that the host is right
+            message += f": leave out what follows the host in {self.url}"
+        retriable = response.headers.get("x-should-retry") != "false"
+        return Refused(message, status=status, retriable=retriable)
 
     def _stranger(self) -> CommandFailed:
         return CommandFailed(

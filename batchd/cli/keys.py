@@ -10,6 +10,7 @@ from batchd.cli.options import with_json
 from batchd.cli.show import echo_json
 
 _KEY_BYTES = 32
+_MAX_UID = 2**32 - 2  # the one above it means nobody at all
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 
 
@@ -20,8 +21,13 @@ def keys() -> None:
 
 @keys.command()
 @click.argument("name")
+@click.option(
+    "--uid",
+    type=click.IntRange(0, _MAX_UID),
+    help="The Unix user who is the same owner, with `unix_owners = true`.",
+)
 @with_json
-def new(name: str, *, as_json: bool) -> None:
+def new(name: str, uid: int | None, *, as_json: bool) -> None:
     """Make a key for NAME, and the line that lets the daemon know it."""
     if not re.fullmatch(_NAME, name):
         raise click.UsageError(
@@ -29,6 +35,8 @@ def new(name: str, *, as_json: bool) -> None:
         )
     key = f"bd-{secrets.token_urlsafe(_KEY_BYTES)}"
     line = f"{name} sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    if uid is not None:
+        line += f" uid={uid}"
     if as_json:
         echo_json({"name": name, "key": key, "line": line})
         return

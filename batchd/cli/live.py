@@ -19,9 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchd.cli.objects import Batch, done, is_finished, notes
+from batchd.cli.objects import Batch, done, is_finished, notes, paused_at
 from batchd.cli.progress import Track
-from batchd.cli.show import counts, printable
+from batchd.cli.show import counts, printable, status_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -98,7 +98,7 @@ class LiveDisplay:
         )
         row.add_row(
             Text(printable(track.label)),
-            Text(printable(batch["status"]), style="cyan"),
+            Text(status_word(batch), style="yellow" if paused_at(batch) else "cyan"),
             bar if self._console.width >= _NARROW or total else "",
             f"{100 * done(batch) // total} %" if total else "",
         )

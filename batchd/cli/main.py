@@ -19,17 +19,23 @@ from batchd.errors import BatchdError, ConfigError
 COMMANDS = {
     "serve": ("serve:serve", "Run the daemon, until SIGTERM or Ctrl-C."),
     "check": ("serve:check", "Validate the configuration and reach the model servers."),
+    "run": ("run:run", "Run one file of requests here, without a daemon."),
     "submit": ("submit:submit", "Upload files of requests and have them run."),
     "list": ("batches:list_", "List batches, newest first."),
     "show": ("batches:show", "Show a batch, with what was wrong in its input."),
     "wait": ("batches:wait", "Wait until batches are done."),
+    "results": ("fetch:results", "Download results, while a batch runs and after."),
+    "retry": ("again:retry", "Run the lines again that failed, expired or were cancelled."),
+    "pause": ("steering:pause", "Pause batches."),
+    "resume": ("steering:resume", "Go on with batches that are paused."),
+    "priority": ("steering:priority", "Give a batch more turns, or fewer, from now on."),
     "cancel": ("batches:cancel", "Cancel batches."),
-    "results": ("batches:results", "Download the results of a batch that is done."),
     "backends": ("backends:backends", "Show the model servers, and what each is doing."),
     "files": ("files:files", "List, download and delete files."),
     "keys": ("keys:keys", "Make API keys."),
     "fsck": ("fsck:fsck", "Say what is damaged in the storage directory."),
     "backup": ("backup:backup", "Copy the storage directory to DIR, while the daemon runs or not."),
+    "completion": ("completion:completion", "Print what makes a shell complete command lines."),
     "demo": ("demo:demo", "Run prompts through a small real model on this machine."),
 }
 
@@ -84,7 +90,8 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(f"batchd: {printable(str(error))}", err=True)
         return BAD_CONFIGURATION if isinstance(error, ConfigError) else FAILED
     except OSError as error:
-        click.echo(f"batchd: {error.filename or 'output'}: {error.strerror}", err=True)
+        what = error.filename or "standard output cannot be written"
+        click.echo(f"batchd: {what}: {error.strerror}", err=True)
         return FAILED
     return code or DONE
 

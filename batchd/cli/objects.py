@@ -45,6 +45,8 @@ class Extension(TypedDict):
 
     notes: NotRequired[list[str]]
     priority: NotRequired[int]
+    paused_at: NotRequired[int | None]
+    parent_id: NotRequired[str | None]
     retrying: NotRequired[Retrying | None]
 
 
@@ -90,6 +92,14 @@ class Backend(TypedDict):
     lanes: list[Lane]
 
 
+class Limits(TypedDict):
+    """How much the daemon takes at once: lines and embedding inputs in a batch, bytes in a file."""
+
+    max_requests: int
+    max_embedding_inputs: int
+    max_upload_size: int
+
+
 class File(TypedDict):
     id: str
     bytes: int
@@ -130,3 +140,13 @@ def retrying(batch: Batch) -> Retrying | None:
 def priority(batch: Batch) -> int:
     extension = batch.get("batchd")
     return extension.get("priority", 0) if extension else 0
+
+
+def paused_at(batch: Batch) -> int | None:
+    extension = batch.get("batchd")
+    return extension.get("paused_at") if extension else None
+
+
+def parent_id(batch: Batch) -> str | None:
+    extension = batch.get("batchd")
+    return extension.get("parent_id") if extension else None

@@ -1,6 +1,7 @@
 """Options that commands share: where the daemon is, and who reads the answer."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,6 +15,14 @@ DEFAULT_URL = "http://127.0.0.1:8400"
 
 def _client(_context: click.Context, _option: click.Parameter, url: str) -> Client:
     return Client(Http(url, os.environ.get("BATCHD_API_KEY")))
+
+
+def pairs(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> object:
+    """The values of an option that is given as KEY=VALUE, any number of times."""
+    found = [pair.partition("=") for pair in given]
+    if not all(key and equals for key, equals, _ in found):
+        raise click.BadParameter("write KEY=VALUE")
+    return {key: value for key, _, value in found}
 
 
 with_client = click.option(

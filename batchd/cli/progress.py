@@ -14,26 +14,26 @@ from typing import Protocol, Self
 import click
 
 from batchd.cli.objects import Batch, done, is_finished, notes
-from batchd.cli.show import counts, duration, printable
+from batchd.cli.show import counts, duration, printable, status_word
 
 _PACE_SECONDS = 60
 _PLAIN_SECONDS = 10
 
 
 class Pace:
-    """Lines a second over the last minute."""
+    """How many a second over the last minute: lines, or tokens."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
-    def note(self, now: float, lines_done: int) -> None:
-        self._seen.append((now, lines_done))
+    def note(self, now: float, count: int) -> None:
+        self._seen.append((now, count))
         while self._seen[0][0] < now - _PACE_SECONDS:
             self._seen.popleft()
 
     @property
     def rate(self) -> float:
-        """Lines a second; 0 while unknown."""
+        """0 while unknown."""
         if not self._seen:
             return 0.0
         (start, before), (end, after) = self._seen[0], self._seen[-1]
@@ -46,21 +46,30 @@ class Track:
     def __init__(self, label: str) -> None:
         self.label = label
         self.batch: Batch | None = None
-        self.pace = Pace()
+        self.pace, self.token_pace = Pace(), Pace()
 
     def update(self, batch: Batch, now: float) -> None:
         self.batch = batch
         if batch["request_counts"]["total"]:  # validation says nothing about the pace
             self.pace.note(now, done(batch))
+            self.token_pace.note(now, _tokens(batch))
 
     def speed(self) -> str:
-        """``, 12.3/s, 47 s left``, or nothing while unknown."""
+        """``, 12.3/s, 47 s left, 8,000 tokens (90/s)``, or nothing while unknown."""
         rate = self.pace.rate
         if self.batch is None or not rate:
             return ""
         left = self.batch["request_counts"]["total"] - done(self.batch)
         pace = f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
-        return f", {pace}" + (f", {duration(left / rate)} left" if left > 0 else "")
+        time_left = f", {duration(left / rate)} left" if left > 0 else ""
+        tokens = _tokens(self.batch)
+        spent = f", {tokens:,} tokens ({self.token_pace.rate:,.0f}/s)" if tokens else ""
+        return f", {pace}{time_left}{spent}"
+
+
+def _tokens(batch: Batch) -> int:
+    usage = batch.get("usage")
+    return usage["input_tokens"] + usage["output_tokens"] if usage else 0
 
 
 class Display(Protocol):
@@ -102,13 +111,13 @@ class PlainDisplay:
         track.update(batch, now)
         if is_finished(batch):
             return  # whoever waits says how it ended
-        news, progress = (batch["status"], notes(batch)), done(batch)
+        news, progress = (status_word(batch), notes(batch)), done(batch)
         said = self._said.get(batch["id"])
         if said and said[0] == news and (said[1] == progress or now < said[2] + _PLAIN_SECONDS):
             return
         self._said[batch["id"]] = (news, progress, now)
         lines = counts(batch) + track.speed() if batch["request_counts"]["total"] else ""
-        self.say(f"{track.label}: {batch['status']}{' ' if lines else ''}{lines}")
+        self.say(f"{track.label}: {status_word(batch)}{' ' if lines else ''}{lines}")
         for note in notes(batch) if not said or said[0] != news else ():
             self.say(f"{track.label}: {note}")
 
@@ -117,6 +126,11 @@ class PlainDisplay:
 
     def aside(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+def sentences() -> PlainDisplay:
+    """Only what is said, a line each, on standard error."""
+    return PlainDisplay({}, lambda text: click.echo(text, err=True))
 
 
 def make_display(labels: Mapping[str, str]) -> Display:

@@ -7,21 +7,22 @@ is the last step.
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import click
 
 from batchd.cli.client import Client
-from batchd.cli.errors import CommandFailed, Refused
+from batchd.cli.errors import NOT_FOUND, CommandFailed, Refused
 from batchd.cli.objects import Batch
 from batchd.cli.progress import Display
 from batchd.cli.show import printable
 from batchd.cli.waiting import patiently
 
 target_type = click.Path(path_type=Path, allow_dash=True, readable=False)
-_GONE = 404
 
 
 class Target(NamedTuple):
@@ -29,6 +30,7 @@ class Target(NamedTuple):
 
     path: Path
     force: bool = False
+    appends: bool = False
 
     @property
     def is_stdout(self) -> bool:
@@ -46,7 +48,7 @@ class Target(NamedTuple):
         parent = self.path.resolve().parent
         if self.path.is_dir():
             raise CommandFailed(f"{self.path} is a directory; name a file to write to")
-        if self.path.exists() and not self.force:
+        if self.path.exists() and not self.force and not self.appends:
             raise CommandFailed(
                 f"{self.path} exists already: name another file, or overwrite it with --force"
             )
@@ -63,15 +65,55 @@ class Target(NamedTuple):
             if self._is_device:
                 with self.path.open("wb") as out:
                     _copy(pieces, out)
+            elif self.appends:
+                self._append(pieces)
             else:
                 self._write_whole(pieces)
         except OSError as error:
             raise CommandFailed(f"{self.path} cannot be written: {error.strerror}") from None
 
+    @contextmanager
+    def growing(self) -> "Generator[BinaryIO | FileIO]":
+        """To write to as lines come, where others can see them."""
+        if self.is_stdout:
+            yield sys.stdout.buffer
+            return
+        mode = "ab" if self.appends else "wb" if self.force or self._is_device else "xb"
+        try:
+            out = FileIO(self.path, mode)
+        except OSError as error:
+            raise CommandFailed(f"{self.path} cannot be written: {error.strerror}") from None
+        with out:
+            yield out
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a file in which nothing but results stands."""
+        return not self.is_stdout and not self._is_device
+
     def clear(self) -> None:
         """There is nothing to write: let no older file pass for it."""
-        if self.force and self.path.is_file():
+        if self.force and not self.appends and self.path.is_file():
             self.path.unlink()
+
+    def remove_empty(self) -> None:
+        """Remove a file that ``growing`` made and that nothing was written to."""
+        if self.is_ours and not self.appends and self.path.stat().st_size == 0:
+            self.path.unlink()
+
+    def _append(self, pieces: Iterable[bytes]) -> None:
+        """All of the pieces, or none."""
+        with self.path.open("ab", buffering=0) as out:
+            before = os.fstat(out.fileno()).st_size
+            try:
+                for piece in pieces:
+                    left = piece
+                    while left:
+                        left = left[out.write(left) :]
+                os.fsync(out.fileno())
+            except BaseException:
+                os.ftruncate(out.fileno(), before)
+                raise
 
     def _write_whole(self, pieces: Iterable[bytes]) -> None:
         final = self.path.resolve()
@@ -111,10 +153,12 @@ class Targets(NamedTuple):
     errors: Target | None
 
     @classmethod
-    def at(cls, output: Path | None, errors: Path | None, *, force: bool) -> "Targets":
+    def at(
+        cls, output: Path | None, errors: Path | None, *, force: bool, appends: bool = False
+    ) -> "Targets":
         return cls(
-            Target(output, force=force) if output else None,
-            Target(errors, force=force) if errors else None,
+            Target(output, force, appends) if output else None,
+            Target(errors, force, appends) if errors else None,
         )
 
     @property
@@ -127,18 +171,22 @@ class Targets(NamedTuple):
         if self.output and self.errors and self.output.path == self.errors.path:
             raise click.UsageError("the output and the errors cannot go to the same place")
 
-    def fetch(self, client: Client, batch: Batch, display: Display | None = None) -> list[Target]:
+    def fetch(
+        self, client: Client, batches: Sequence[Batch], display: Display | None = None
+    ) -> list[Target]:
         """Download what there is to where it is wanted, and return what was written.
 
-        With a ``display`` a daemon that is away is waited for.
+        Results of several batches are joined. With a ``display`` a daemon that is away is waited
+        for.
         """
         written: list[Target] = []
-        for file_id, target in (
-            (batch["output_file_id"], self.output),
-            (batch["error_file_id"], self.errors),
+        for file_ids, target in (
+            ([batch["output_file_id"] for batch in batches], self.output),
+            ([batch["error_file_id"] for batch in batches], self.errors),
         ):
-            if target and file_id:
-                _download(client, file_id, target, display)
+            there = [file_id for file_id in file_ids if file_id]
+            if target and there:
+                _download(client, there, target, display)
                 written.append(target)
             elif target:
                 target.clear()
@@ -154,16 +202,22 @@ class Targets(NamedTuple):
         ]
 
 
-def _download(client: Client, file_id: str, target: Target, display: Display | None) -> None:
+def _download(
+    client: Client, file_ids: Sequence[str], target: Target, display: Display | None
+) -> None:
     def download() -> None:
-        target.write(client.download(file_id))
+        target.write(piece for file_id in file_ids for piece in _content(client, file_id))
 
+    if display and not target.is_stdout:  # what was printed cannot be taken back
+        patiently(download, display)
+    else:
+        download()
+
+
+def _content(client: Client, file_id: str) -> Iterator[bytes]:
     try:
-        if display and not target.is_stdout:  # what was printed cannot be taken back
-            patiently(download, display)
-        else:
-            download()
+        yield from client.download(file_id)
     except Refused as error:
-        if error.status != _GONE:
+        if error.status != NOT_FOUND:
             raise
         raise CommandFailed(f"the results in {file_id} were deleted or have expired") from None

@@ -21,6 +21,8 @@ from batchd.cli.objects import (
     finished_at,
     is_finished,
     notes,
+    parent_id,
+    paused_at,
     priority,
     retrying,
 )
@@ -31,6 +33,7 @@ _COLOURS = {
     "expired": "yellow",
     "cancelled": "yellow",
     "cancelling": "yellow",
+    "paused": "yellow",
 }
 _STATE_COLOURS = {"ok": "green", "waiting": "yellow", "gone": "red"}
 _MOST_ERRORS = 20
@@ -97,10 +100,15 @@ def moment(at: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def status(batch: Batch, *, width: int = 0) -> str:
+def status_word(batch: Batch) -> str:
+    """The status; ``paused`` for one that does not go on."""
+    return "paused" if paused_at(batch) else printable(batch["status"])
+
+
+def status(batch: Batch) -> str:
     """The status in its colour (click drops colours where the output is not a terminal)."""
-    text = printable(batch["status"])
-    return click.style(text.ljust(width), fg=_COLOURS.get(batch["status"], "cyan"))
+    word = status_word(batch)
+    return click.style(word, fg=_COLOURS.get(word, "cyan"))
 
 
 def counts(batch: Batch) -> str:
@@ -111,7 +119,10 @@ def counts(batch: Batch) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
-    """Aligned columns. The last ones are left out where they do not fit into ``width``."""
+    """Aligned columns. The last ones are left out where they do not fit into ``width``.
+
+    (Not by rich: to import it costs a third of what a whole `batchd list` may.)
+    """
     widths = [
         max(len(click.unstyle(row[column])) for row in [head, *rows]) for column in range(len(head))
     ]
@@ -136,7 +147,7 @@ def batch_table(batches: Sequence[Batch], now: float, width: int | None) -> str:
             status(batch),
             f"{done(batch):,}/{batch['request_counts']['total']:,}",
             number(batch["request_counts"]["failed"]),
-            _ago(now - batch["created_at"]),
+            ago(now - batch["created_at"]),
             printable(batch["endpoint"]),
         )
         for batch in batches
@@ -151,7 +162,7 @@ def file_table(files: Sequence[File], now: float, width: int | None) -> str:
             printable(file["filename"]),
             size(file["bytes"]),
             printable(file["purpose"]),
-            _ago(now - file["created_at"]),
+            ago(now - file["created_at"]),
         )
         for file in files
     ]
@@ -207,9 +218,12 @@ def retries(retrying: Retrying) -> str:
 def batch_in_full(batch: Batch, now: float) -> str:
     """One batch, a fact on each line; facts that are not there yet are left out."""
     ended, expires, usage = finished_at(batch), batch.get("expires_at"), batch.get("usage")
-    again = retrying(batch)
+    again, paused, parent = retrying(batch), paused_at(batch), parent_id(batch)
     facts = {
         "done": counts(batch),
+        "paused": paused
+        and f"since {moment(paused)} ({ago(now - paused)}); go on: batchd resume {batch['id']}",
+        "parent": parent and f"{parent}, of which it runs lines again",
         "retrying": again and retries(again),
         "priority": str(priority(batch)) if priority(batch) else None,
         "endpoint": batch["endpoint"],
@@ -217,24 +231,30 @@ def batch_in_full(batch: Batch, now: float) -> str:
         "input": batch["input_file_id"],
         "output": batch["output_file_id"],
         "errors": batch["error_file_id"],
-        "created": f"{moment(batch['created_at'])} ({_ago(now - batch['created_at'])})",
+        "created": f"{moment(batch['created_at'])} ({ago(now - batch['created_at'])})",
         "ended": moment(ended) if ended else None,
         "expires": moment(expires) if expires and not is_finished(batch) else None,
         "tokens": usage and f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out",
         "metadata": ", ".join(f"{k}={v}" for k, v in (batch.get("metadata") or {}).items()),
     }
-    told = [f"{name:<9} {printable(text)}" for name, text in facts.items() if text]
+    told = [f"{name:<9} {printable(str(text))}" for name, text in facts.items() if text]
     told += [f"{'note':<9} {printable(note)}" for note in notes(batch)]
-    return "\n".join(
-        [f"{printable(batch['id'])} {status(batch)}", *told, *batch_errors(batch, most=None)]
-    )
+    title = f"{printable(batch['id'])} {status(batch)}"
+    if paused:
+        title += f" ({printable(batch['status'])})"
+    return "\n".join([title, *told, *batch_errors(batch, most=None)])
 
 
-def batch_errors(batch: Batch, *, most: int | None = _MOST_ERRORS) -> list[str]:
-    """Why the input was not valid, one line for each fault."""
+def batch_errors(
+    batch: Batch, *, most: int | None = _MOST_ERRORS, lines_before: int = 0
+) -> list[str]:
+    """Why the input was not valid, one line for each fault.
+
+    ``lines_before``: how many lines of a file stand before the part that was the input.
+    """
     faults = batch["errors"]["data"] if batch["errors"] else []
     shown = [
-        (f"line {fault['line']}: " if fault.get("line") else "")
+        (f"line {fault['line'] + lines_before}: " if fault["line"] else "")
         + printable(f"{fault.get('code') or 'error'}: {fault['message']}")
         for fault in faults[:most]
     ]
@@ -242,17 +262,27 @@ def batch_errors(batch: Batch, *, most: int | None = _MOST_ERRORS) -> list[str]:
     return [*shown, f"… and {left} more: batchd show {batch['id']}"] if left else shown
 
 
-def outcome(batch: Batch, name: str = "") -> list[str]:
+def outcome(batch: Batch, name: str = "", lines_before: int = 0) -> list[str]:
     """How a finished batch ended, in words; ``name`` is what its input is called here."""
     of = batch["request_counts"]
     which = printable(batch["id"] + (f" ({name})" if name else ""))
     if batch["status"] == "failed":
-        return [f"{which} {status(batch)}: its input was not accepted.", *batch_errors(batch)]
+        faults = batch_errors(batch, lines_before=lines_before)
+        return [f"{which} {status(batch)}: its input was not accepted.", *faults]
     text = f"{which} {status(batch)}: {of['completed']:,} of {lines(of['total'])} answered"
     never = of["total"] - done(batch)
     text += f", {of['failed']:,} failed" if of["failed"] else ""
     return [text + (f", {never:,} never ran" if never else "")]
 
 
-def _ago(seconds: float) -> str:
+def what_next(batch: Batch) -> str:
+    """How lines that came to nothing are run again; empty where there are none."""
+    nothing = batch["request_counts"]["total"] - batch["request_counts"]["completed"]
+    if not nothing or batch["status"] == "failed":
+        return ""
+    which = "the line that was" if nothing == 1 else f"the {lines(nothing)} that were"
+    return f"To run {which} not answered again: batchd retry {batch['id']}"
+
+
+def ago(seconds: float) -> str:
     return f"{duration(seconds)} ago"

@@ -4,17 +4,19 @@ After a first contact nothing but a definite answer ends the wait: a daemon that
 or that answers 5xx, is asked again for as long as it takes, and the display says so once.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from batchd.cli.client import Client
+from batchd.cli.client import Client, new_key
 from batchd.cli.errors import Refused, Unreachable
 from batchd.cli.objects import Batch, is_finished
 from batchd.cli.progress import Display
 
 T = TypeVar("T")
 
+_LONGEST_DOUBT = 30.0
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 1.0
 _GROWTH = 1.3
@@ -28,14 +30,25 @@ class Clock(Protocol):
     def sleep(self, seconds: float, /) -> None: ...
 
 
-def patiently(ask: Callable[[], T], display: Display, clock: Clock = time) -> T:
-    """Ask until there is a definite answer, and say when there is none for now."""
-    trouble = ""
+class Says(Protocol):
+    """The part of a ``Display`` that patience needs."""
+
+    def say(self, text: str) -> None: ...
+
+
+def patiently(
+    ask: Callable[[], T], display: Says, clock: Clock = time, *, within: float = math.inf
+) -> T:
+    """Ask until there is a definite answer, and say when there is none for now.
+
+    After ``within`` seconds the last trouble is raised.
+    """
+    trouble, given_up = "", clock.monotonic() + within
     while True:
         try:
             answer = ask()
         except (Unreachable, Refused) as error:
-            if isinstance(error, Refused) and not error.passing:
+            if not error.passing or clock.monotonic() > given_up:
                 raise
             if not trouble:
                 display.say(f"waiting for batchd: {error}")
@@ -45,6 +58,20 @@ def patiently(ask: Callable[[], T], display: Display, clock: Clock = time) -> T:
             if trouble:
                 display.say("batchd answers again")
             return answer
+
+
+def create_once(create: Callable[[str], Batch], says: Says, clock: Clock = time) -> Batch:
+    """Make a batch under a key of its own, so that an answer that was lost can be asked for again.
+
+    Whoever calls this has heard from the daemon just before: it is away for a moment at most.
+    """
+    key = new_key()
+    try:
+        return patiently(lambda: create(key), says, clock, within=_LONGEST_DOUBT)
+    except Unreachable as error:
+        raise Unreachable(
+            f"{error} Whether the batch was made is not known: see `batchd list`."
+        ) from None
 
 
 def finished(

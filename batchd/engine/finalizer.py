@@ -66,8 +66,8 @@ class Finalizer:
 
     async def _end_never_started(self) -> None:
         """Cancelled before it was validated: no lines, no files."""
-        for batch_id, status in (await self._batches.statuses()).items():
-            if status is BatchStatus.CANCELLING and batch_id not in self._runs:
+        for batch_id, control in (await self._batches.controls()).items():
+            if control.status is BatchStatus.CANCELLING and batch_id not in self._runs:
                 record = await self._batches.find(batch_id)
                 if record is not None and not record.was_validated:
                     ended = await self._batches.never_started(batch_id, Event.PUBLISHED)

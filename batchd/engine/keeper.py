@@ -1,8 +1,9 @@
 """Keeps the runs in step with their rows.
 
 Doors commit rows and ring; this looks at the rows. A batch that was validated gets its run, a run
-whose row says ``cancelling`` or ``finalizing`` starts nothing more, what is still in flight after
-the grace is broken off, and a run whose lines are all done takes its step to ``finalizing``.
+whose row says that it is paused, ``cancelling`` or ``finalizing`` starts nothing more. What is in
+flight of one that ends is broken off after the grace; a run whose lines are all done takes its step
+to ``finalizing``.
 Now and then it also writes into the row how far the ledger is known to be good.
 """
 
@@ -13,8 +14,8 @@ from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
-from batchd.engine.runs import CLOSING, Run, Runs
-from batchd.model import LineFile, Progress
+from batchd.engine.runs import CLOSING, Run, Runs, durable
+from batchd.model import Control
 from batchd.patience import patient
 from batchd.states import BatchStatus, Event
 
@@ -58,24 +59,30 @@ class Keeper:
 
     async def follow(self) -> None:
         """Look at the rows once."""
-        statuses = await self._batches.statuses()
-        for batch_id, status in statuses.items():
-            if status is not BatchStatus.VALIDATING and batch_id not in self._runs:
+        controls = await self._batches.controls()
+        opened = False
+        for batch_id, control in controls.items():
+            if control.status is not BatchStatus.VALIDATING and batch_id not in self._runs:
                 await self._recovery.open(batch_id)
+                opened = True
+        if opened:  # that may take a while, and what was acknowledged meanwhile counts
+            controls = await self._batches.controls()
         for run in self._runs:
-            status = statuses.get(run.id)
-            if status is not None:
-                await self._follow_run(run, status)
+            control = controls.get(run.id)
+            if control is not None:
+                await self._follow_run(run, control)
 
-    async def _follow_run(self, run: Run, status: BatchStatus) -> None:
-        run.status = status
-        if status in CLOSING:
+    async def _follow_run(self, run: Run, control: Control) -> None:
+        run.status, run.priority = control.status, control.priority
+        if run.status in CLOSING:
             self._close(run)
         elif run.is_drained or (run.input_lost and run.is_quiet):
             moved = await self._batches.advance(run.id, Event.LINES_DONE)
             if moved is not None:
                 run.status = moved.status
                 self._close(run)
+        elif control.is_paused:
+            self._runner.dismiss(run)
         else:
             self._runner.admit(run)
 
@@ -97,13 +104,9 @@ class Keeper:
             return
         self._checkpoint_at = now
         for run in self._runs:
-            ends = (run.ledger.end(LineFile.OUTPUT), run.ledger.end(LineFile.ERROR))
-            if self._checkpoints.get(run.id) != sum(ends):
-                await self._batches.checkpoint(
-                    run.id,
-                    Progress(run.ledger.counts, run.ledger.usage),
-                    output_end=ends[0],
-                    error_end=ends[1],
-                )
-                self._checkpoints[run.id] = sum(ends)
+            progress = durable(run.ledger)
+            size = progress.output_end + progress.error_end
+            if self._checkpoints.get(run.id) != size:
+                await self._batches.checkpoint(run.id, progress)
+                self._checkpoints[run.id] = size
         self._checkpoints = {run.id: self._checkpoints.get(run.id, 0) for run in self._runs}

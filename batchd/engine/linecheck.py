@@ -11,7 +11,7 @@ import msgspec
 
 from batchd import prefix
 from batchd.model import LineError
-from batchd.wire.params import type_name
+from batchd.wire.checks import type_name
 
 _CHAT = "/v1/chat/completions"
 _EMBEDDINGS = "/v1/embeddings"

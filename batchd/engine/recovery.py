@@ -16,12 +16,12 @@ from batchd.batches import Batches
 from batchd.damage import Damage
 from batchd.disk import Disk, is_full
 from batchd.engine.orders import OpensOrder
-from batchd.engine.runs import Run, Runs
+from batchd.engine.runs import Run, Runs, durable
 from batchd.errors import NoRoom, SpoolError
 from batchd.findings import DamageKind, Finding
 from batchd.ledger import Bitmap, Ledger, Tally, recover
 from batchd.metrics import Metrics
-from batchd.model import BatchRecord, LineFile, Progress
+from batchd.model import BatchRecord, LineFile
 from batchd.retry import LineState
 from batchd.spool import Spool
 from batchd.states import UNFINISHED
@@ -137,9 +137,7 @@ class Recovery:
             self._damage.tell(finding)
         await self._batches.checkpoint(
             record.id,
-            Progress(ledger.counts, ledger.usage),
-            output_end=ledger.end(LineFile.OUTPUT),
-            error_end=ledger.end(LineFile.ERROR),
+            durable(ledger),
             notes=[
                 _NOTES[finding.kind].format(name=which.value, file=finding.file)
                 for which, finding in damaged.items()

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from batchd.attempts import Attempts
 from batchd.engine.queue import LineQueue
 from batchd.grouping import LineOrder
 from batchd.ledger import Ledger
-from batchd.model import BatchRecord, Progress, Retrying
+from batchd.model import BatchRecord, LineFile, Progress, Retrying
 from batchd.progress import LiveProgress
 from batchd.retry import LineState
 from batchd.states import BatchStatus
@@ -112,6 +114,16 @@ class Run:
         self.attempts_file.close()
 
 
+def durable(ledger: Ledger) -> Progress:
+    """What a batch has come to by now; all of it is on disk."""
+    return Progress(
+        ledger.counts,
+        ledger.usage,
+        output_end=ledger.end(LineFile.OUTPUT),
+        error_end=ledger.end(LineFile.ERROR),
+    )
+
+
 def _queues(order: LineOrder, ledger: Ledger, states: dict[int, LineState]) -> Sequence[LineQueue]:
     by_model: dict[str, list[Group]] = {}
     for group in order.groups:
@@ -150,4 +162,4 @@ class Runs:
         waits = run.status is BatchStatus.IN_PROGRESS and not run.is_drained
         note = self._note(queue.model for queue in islice(run.queues, _NOTED)) if waits else None
         retrying = run.retrying if waits else None
-        return Progress(run.ledger.counts, run.ledger.usage, note, retrying)
+        return msgspec.structs.replace(durable(run.ledger), note=note, retrying=retrying)

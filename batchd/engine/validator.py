@@ -18,7 +18,7 @@ from batchd.config import BatchesConfig
 from batchd.engine.inspection import Inspection, Places, Rules, Stopped, Verdict
 from batchd.errors import FileCorrupt, InvalidRequest, NoRoom
 from batchd.files import Files
-from batchd.model import BatchRecord, LineError
+from batchd.model import BatchRecord, Control, LineError
 from batchd.room import Room
 from batchd.spool import Spool
 from batchd.states import BatchStatus
@@ -65,12 +65,12 @@ class Validator:
         self._stop = stop
         async with asyncio.TaskGroup() as validations:
             while not stop.is_set():
-                statuses = await self._batches.statuses()
-                self._stop_unwanted(statuses)
-                for batch_id, status in statuses.items():
+                controls = await self._batches.controls()
+                self._stop_unwanted(controls)
+                for batch_id, control in controls.items():
                     if len(self._running) >= _AT_ONCE or self._room.is_full:
                         break
-                    if status is BatchStatus.VALIDATING and batch_id not in self._running:
+                    if control.status is BatchStatus.VALIDATING and batch_id not in self._running:
                         self._running[batch_id] = None
                         validations.create_task(
                             self._validate(batch_id), name=f"validate-{batch_id}"
@@ -80,9 +80,11 @@ class Validator:
                 if inspection is not None:
                     inspection.stop()
 
-    def _stop_unwanted(self, statuses: dict[str, BatchStatus]) -> None:
+    def _stop_unwanted(self, controls: dict[str, Control]) -> None:
         for batch_id, inspection in self._running.items():
-            if inspection is not None and statuses.get(batch_id) is not BatchStatus.VALIDATING:
+            control = controls.get(batch_id)
+            is_wanted = control is not None and control.status is BatchStatus.VALIDATING
+            if inspection is not None and not is_wanted:
                 inspection.stop()
 
     async def _validate(self, batch_id: str) -> None:

@@ -1,8 +1,8 @@
 """Brings results back: when the batch of a dropped file has ended, its files go to the outbox.
 
-Results are copies: whoever takes them away, takes nothing from batchd. A crash at any point redoes
-the delivery from the start; what is there already is recognized and stays. ``delivered_at`` is the
-commit.
+Results are copies: whoever takes them away, takes nothing from batchd. The last status comes last.
+A crash at any point redoes the delivery from the start; what is there already is recognized and
+stays. ``delivered_at`` is the commit.
 """
 
 import asyncio
@@ -13,21 +13,22 @@ from batchd.batches import Batches
 from batchd.errors import FileCorrupt, NoRoom, NotFound
 from batchd.files import Files
 from batchd.inbox import refusals
-from batchd.inbox.directories import RESULTS, SUFFIX, Directories
+from batchd.inbox.directories import SUFFIX, Directories
 from batchd.inbox.folder import Content
+from batchd.inbox.outbox import RESULTS
+from batchd.inbox.statuses import status
 from batchd.model import BatchRecord, InboxClaim
 from batchd.states import BatchStatus
 from batchd.store import inbox as table
 from batchd.store.database import Database
-from batchd.wire.objects import BatchObject, encode
 
 log = logging.getLogger(__name__)
 
-_OUTPUT, _ERRORS, _STATUS = RESULTS
+_OUTPUT, _ERRORS = RESULTS
 
 
 class Delivery:
-    """Delivers what has ended."""
+    """Delivers what has ended; ``ring`` is called for each."""
 
     def __init__(
         self,
@@ -36,11 +37,13 @@ class Delivery:
         batches: Batches,
         *,
         now: Callable[[], float],
+        ring: Callable[[], None],
     ) -> None:
         self._database = database
         self._files = files
         self._batches = batches
         self._now = now
+        self._ring = ring
         self._complaints: dict[str, str] = {}
 
     async def deliver_all(self, directories: Directories) -> bool:
@@ -59,19 +62,20 @@ class Delivery:
         batch = await self._batches.find(claim.batch_id)
         if batch is None:
             return
-        stem = claim.name.removesuffix(SUFFIX)
         if batch.status is BatchStatus.FAILED:
             report = refusals.failure_report(claim, batch.errors or [])
+            stem = claim.name.removesuffix(SUFFIX)
             await asyncio.to_thread(directories.report, stem, report)
         results = await self._results(batch)
-        given = await asyncio.to_thread(directories.deliver, claim.stem, stem, results)
+        given = await asyncio.to_thread(directories.deliver, claim, results, status(batch))
         now = int(self._now())
         await self._database.write(lambda tx: table.delivered(tx, claim.batch_id, now))
         facts = {"file": claim.name, "batch": batch.id, "status": batch.status.value}
         log.info("inbox_delivered", extra={**facts, "results": given})
+        self._ring()
 
     async def _results(self, batch: BatchRecord) -> dict[str, Content]:
-        results: dict[str, Content] = {_STATUS: encode(BatchObject.of(batch)) + b"\n"}
+        results: dict[str, Content] = {}
         for suffix, file_id in ((_OUTPUT, batch.output_file_id), (_ERRORS, batch.error_file_id)):
             if file_id is None:
                 continue

@@ -1,32 +1,53 @@
 """The inbox and the three directories under it: where each file goes, and under which name.
 
     NAME.jsonl                       dropped
-    done/NAME.jsonl                  taken: it is a batch now
-    rejected/NAME.jsonl              not taken, with NAME.error.json beside it
+    NAME.toml                        its sidecar, if it has one
+    done/NAME.jsonl, NAME.toml       taken: they are a batch now
+    rejected/NAME.jsonl, NAME.toml   not taken, with NAME.error.json beside them
     rejected/NAME.error.json         why not, or why its batch could not start
-    outbox/NAME.output.jsonl         results, with NAME.errors.jsonl and, last, NAME.status.json
+    outbox/                          what comes back: see ``outbox``
 
 Everything here blocks. Users may write to the inbox only; the other three are batchd's. A name that
-is taken gets a number, the same for all the files that belong together: NAME.2.output.jsonl.
+is taken gets a number, the same for all the files that belong together: NAME.2.jsonl, NAME.2.toml.
+
+What a crash leaves of a move is a file that has been moved and one that has not. To ``done/`` the
+sidecar goes first: the claim knows both, and the original that stays says that there is more to do.
+To ``rejected/`` it goes last, since the original would be taken without it; one that a crash leaves
+behind is the sidecar of the next file of its name.
 """
 
 import contextlib
-import itertools
 import os
 import stat
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
+import msgspec
+
 from batchd.errors import ConfigError
 from batchd.inbox.folder import Content, Folder, numbered
-from batchd.inbox.settling import Seen
+from batchd.inbox.outbox import Outbox
+from batchd.inbox.settling import Identity, Seen
+from batchd.inbox.sidecar import SIDECAR
+from batchd.model import InboxClaim
 
 DONE, REJECTED, OUTBOX = "done", "rejected", "outbox"
 SUFFIX = ".jsonl"
-RESULTS = ("output.jsonl", "errors.jsonl", "status.json")
 
 _MODE = 0o750
 _OURS = frozenset({DONE, REJECTED, OUTBOX})
+
+
+class Leaving(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a claim is to leave the inbox; None for what has left or never was there.
+
+    ``sidecar_identity`` is that of the sidecar which was read, wherever it is now.
+    """
+
+    stem: str
+    original: Seen | None
+    sidecar: Seen | None = None
+    sidecar_identity: Identity | None = None
 
 
 class Directories:
@@ -39,7 +60,7 @@ class Directories:
         self.inbox = inbox
         self.done = done
         self.rejected = rejected
-        self.outbox = outbox
+        self.outbox = Outbox(outbox)
 
     @classmethod
     @contextlib.contextmanager
@@ -76,14 +97,25 @@ class Directories:
         looks = [self.inbox.look(name) for name in names]
         return {seen.name: seen for seen in looks if seen is not None}
 
-    def move_to_done(self, seen: Seen) -> None:
-        """Move a file that has been taken, if it is still the one that was."""
-        stem = seen.name.removesuffix(SUFFIX)
-        for candidate in numbered(stem):
-            if self._moved(seen, self.done, candidate + SUFFIX):
+    def move_to_done(self, leaving: Leaving) -> None:
+        """Move a file that has been taken and its sidecar, if they are still those that were."""
+        for stem in numbered(leaving.stem):
+            if not self._may_hold_pair(self.done, stem, leaving.sidecar_identity):
+                continue
+            sidecar, original = leaving.sidecar, leaving.original
+            if sidecar is not None and not self._moved(sidecar, self.done, stem + SIDECAR):
+                continue
+            if original is None or self._moved(original, self.done, stem + SUFFIX):
                 return
 
-    def reject(self, seen: Seen, safe_name: str, report: bytes) -> bool:
+    def sync_moves(self) -> None:
+        """Have on disk that what was moved to ``done/`` is there, and no longer in the inbox."""
+        self.done.sync()
+        self.inbox.sync()
+
+    def reject(
+        self, seen: Seen, safe_name: str, report: bytes, sidecar: Seen | None = None
+    ) -> bool:
         """Report a refusal and move the file beside the report; False if that had been done.
 
         A file that cannot be moved is left where it is, with its report in place.
@@ -91,7 +123,9 @@ class Directories:
         ending = SUFFIX if safe_name.endswith(SUFFIX) else ""
         for stem in numbered(safe_name.removesuffix(ending)):
             report_name = f"{stem}.error.json"
-            if not self.rejected.is_free(stem + ending):
+            if not (
+                self.rejected.is_free(stem + ending) and self._may_hold_pair(self.rejected, stem)
+            ):
                 continue
             if not self.rejected.may_hold(report_name, report):
                 continue
@@ -99,7 +133,9 @@ class Directories:
             if not self.rejected.publish(report_name, report):
                 continue
             # Others may be working in a directory: it stays.
-            moved = not seen.is_directory and self._try_move(seen, stem + ending)
+            moved = self._try_move(seen, stem + ending)
+            if moved and sidecar is not None:
+                self._try_move(sidecar, stem + SIDECAR)
             return moved or not was_there
         raise AssertionError("the numbers do not end")
 
@@ -109,39 +145,21 @@ class Directories:
             if self.rejected.publish(f"{candidate}.error.json", report):
                 return
 
-    def free_stem(self, stem: str, taken: set[str]) -> str:
-        """What the results of a file of this name can be called."""
-        return next(
-            candidate
-            for candidate in numbered(stem)
-            if candidate not in taken and self._can_deliver(candidate, {})
-        )
+    def deliver(self, claim: InboxClaim, results: Mapping[str, Content], status: bytes) -> str:
+        """Put the results of a claim (by suffix) into the outbox; the stem they got."""
+        stem = claim.name.removesuffix(SUFFIX)
+        return self.outbox.deliver(claim.stem, stem, claim.batch_id, results=results, status=status)
 
-    def deliver(self, claimed: str, stem: str, results: Mapping[str, Content]) -> str:
-        """Put results (by suffix) into the outbox; the stem they got: ``claimed`` if possible.
-
-        What an interrupted delivery has put there is recognized by its bytes.
-        """
-        for candidate in itertools.chain([claimed], numbered(stem)):
-            if not self._can_deliver(candidate, results):
-                continue
-            # In this order, so that who sees the status sees all there is.
-            for suffix in RESULTS:
-                if suffix in results:
-                    self.outbox.publish(f"{candidate}.{suffix}", results[suffix])
-            return candidate
-        raise AssertionError("the numbers do not end")
-
-    def _can_deliver(self, stem: str, results: Mapping[str, Content]) -> bool:
-        names = ((f"{stem}.{suffix}", results.get(suffix)) for suffix in RESULTS)
-        return all(
-            self.outbox.look(name) is None
-            if content is None
-            else self.outbox.may_hold(name, content)
-            for name, content in names
-        )
+    def _may_hold_pair(self, folder: Folder, stem: str, moved: Identity | None = None) -> bool:
+        """Whether both names are free; that of the sidecar may be held by the one ``moved``."""
+        if not folder.is_free(stem + SUFFIX):
+            return False
+        found = folder.look(stem + SIDECAR)
+        return folder.is_free(stem + SIDECAR) or (found is not None and found.identity == moved)
 
     def _try_move(self, seen: Seen, new_name: str) -> bool:
+        if seen.is_directory:
+            return False
         try:
             return self._moved(seen, self.rejected, new_name)
         except OSError:

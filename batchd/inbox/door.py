@@ -1,8 +1,10 @@
-"""The inbox as the daemon runs it: two loops, one that takes files and one that delivers results.
+"""The inbox as the daemon runs it: two loops, one that takes files and one that brings results.
 
-Taking looks at the directory when the kernel tells of something, when a file may have settled, and
-every ``rescan_every``. Delivering looks at the rows when a batch has changed. If the directory is
-replaced while the daemon runs, the new one is opened; the batches run on meanwhile.
+Taking looks at the directory when the kernel tells of something, when a file may have settled, when
+a delivery has made way for more of its user, and every ``rescan_every``. Bringing looks at the rows
+when a batch has changed, and every second while there is a status to keep up to date; both are one
+loop, so that the last status is never followed by an earlier one. If the directory is replaced
+while the daemon runs, the new one is opened; the batches run on meanwhile.
 """
 
 import asyncio
@@ -20,6 +22,9 @@ from batchd.inbox.delivery import Delivery
 from batchd.inbox.directories import Directories
 from batchd.inbox.intake import Intake
 from batchd.inbox.settling import Settling
+from batchd.inbox.shares import Shares
+from batchd.inbox.statuses import Statuses
+from batchd.inbox.submitter import Submitter
 from batchd.inbox.watch import listen, watching
 from batchd.store.database import Database
 
@@ -30,7 +35,10 @@ _REDELIVER = 5.0
 
 
 class Inbox:
-    """The door for dropped files. ``bell`` is rung when a batch has changed."""
+    """The door for dropped files.
+
+    ``bell`` is rung when a batch has changed; ``owner_of`` says whose the files of a uid are.
+    """
 
     def __init__(  # noqa: PLR0913 - its parts, its rules, and time from outside
         self,
@@ -42,15 +50,28 @@ class Inbox:
         files: Files,
         batches: Batches,
         bell: Bell,
+        owner_of: Callable[[int], str],
         now: Callable[[], float],
     ) -> None:
         self._path = path
         self._config = config
-        self._settling = Settling(config.settle, config.rescan_every)
-        self._intake = Intake(database, files, batches, rules, self._settling, now=now)
-        self._delivery = Delivery(database, files, batches, now=now)
+        self._database = database
+        self._batches = batches
         self._arrived = Bell()
         self._ended = bell
+        self._settling = Settling(config.settle, config.rescan_every)
+        shares = Shares(config.max_files_per_user, config.max_bytes_per_user)
+        submitter = Submitter(
+            database,
+            files,
+            batches,
+            rules,
+            settling=self._settling,
+            shares=shares,
+            owner_of=owner_of,
+        )
+        self._intake = Intake(database, submitter, self._settling, shares, now=now)
+        self._delivery = Delivery(database, files, batches, now=now, ring=self._arrived.ring)
 
     async def check(self) -> None:
         """``ConfigError`` if the directories cannot be used; makes them if they are missing."""
@@ -101,10 +122,12 @@ class Inbox:
     async def _deliver(
         self, directories: Directories, stop: asyncio.Event, gone: asyncio.Event
     ) -> None:
+        statuses = Statuses(self._database, self._batches)
         while not (stop.is_set() or gone.is_set()):
             all_well = await self._delivery.deliver_all(directories)
             wait = self._config.rescan_every if all_well else _REDELIVER
-            await self._ended.wait(at_most=wait)
+            more_to_tell = await statuses.refresh(directories)
+            await self._ended.wait(at_most=min(wait, more_to_tell))
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,7 @@
 """One directory, held by descriptor: names are looked up in it alone, and no link is followed.
 
-Everything here blocks. Invariants: nothing that has a name is overwritten; a name that appears is
-complete and on disk. Two ways lead to that:
+Everything here blocks. Invariants: nothing that has a name is overwritten, but for what bears our
+own mark (``replace``); a name that appears is complete and on disk. Two ways lead to that:
 
 * Our own bytes are written and synced under a temporary dot-name, then linked to their name: a link
   fails where there is one already.
@@ -87,6 +87,10 @@ class Folder:
     def close(self) -> None:
         os.close(self.descriptor)
 
+    def sync(self) -> None:
+        """Have the names on disk."""
+        os.fsync(self.descriptor)
+
     def status(self) -> os.stat_result:
         return os.fstat(self.descriptor)
 
@@ -123,13 +127,37 @@ class Folder:
         """Put ``content`` under this name; False if something else has it."""
         if self.look(name) is not None:
             return self._holds(name, content)
-        with self._temporary(name, content) as temporary:
-            try:
-                self._link(temporary, name)
-            except FileExistsError:
-                return False
-        os.fsync(self.descriptor)
+        return self._place(name, content)
+
+    def replace(self, name: str, content: bytes, mark: bytes, *, durable: bool = True) -> bool:
+        """Put ``content`` in the place of what is marked as ours; False if something else has it.
+
+        What is not ``durable`` may be empty after a power cut, and is replaced again.
+        """
+        if self.look(name) is None:
+            return self._place(name, content)
+        if not self.is_marked(name, mark):
+            return False
+        with self._temporary(name, content, durable=durable) as temporary:
+            here = self.descriptor
+            os.rename(temporary, name, src_dir_fd=here, dst_dir_fd=here)
+        if durable:
+            self.sync()
         return True
+
+    def is_marked(self, name: str, mark: bytes) -> bool:
+        """Whether it is a file that begins with ``mark``, or ours and blank since a power cut."""
+        with self._held(name) as held:
+            if held is None:
+                return False
+            head = held.read(len(mark))
+            is_ours = os.fstat(held.fileno()).st_uid == os.geteuid()
+        return head == mark or (is_ours and not head.strip(b"\0"))
+
+    def remove_marked(self, name: str, mark: bytes) -> None:
+        """Remove what is marked as ours, and nothing else."""
+        if self.is_marked(name, mark):
+            self._remove(name)
 
     def adopt(self, source: "Folder", name: str, new_name: str) -> None:
         """Move what ``source`` has here; ``FileExistsError`` if the new name is not free."""
@@ -139,11 +167,20 @@ class Folder:
         except OSError:
             self._remove(new_name)
             raise
-        os.fsync(self.descriptor)
-        os.fsync(source.descriptor)
+        self.sync()
+        source.sync()
+
+    def _place(self, name: str, content: Content) -> bool:
+        with self._temporary(name, content) as temporary:
+            try:
+                self._link(temporary, name)
+            except FileExistsError:
+                return False
+        self.sync()
+        return True
 
     @contextlib.contextmanager
-    def _temporary(self, name: str, content: Content) -> Generator[str]:
+    def _temporary(self, name: str, content: Content, *, durable: bool = True) -> Generator[str]:
         temporary = f".{name}.tmp"
         self._remove(temporary)
         try:
@@ -154,7 +191,8 @@ class Folder:
                 while piece := source.read(_PIECE):
                     out.write(piece)
                 out.flush()
-                os.fsync(out.fileno())
+                if durable:
+                    os.fsync(out.fileno())
             yield temporary
         finally:
             self._remove(temporary)
@@ -186,18 +224,26 @@ class Folder:
         return ours and seen.size == 0 and stat.S_IMODE(seen.mode) == 0
 
     def _holds(self, name: str, content: Content) -> bool:
-        try:
-            descriptor = os.open(name, _READ, dir_fd=self.descriptor)
-        except OSError:
-            return False
-        with os.fdopen(descriptor, "rb") as held:
-            if not stat.S_ISREG(os.fstat(held.fileno()).st_mode):
+        with self._held(name) as held, _opened(content) as wanted:
+            if held is None:
                 return False
-            with _opened(content) as wanted:
-                while (piece := wanted.read(_PIECE)) == held.read(_PIECE):
-                    if not piece:
-                        return True
+            while (piece := wanted.read(_PIECE)) == held.read(_PIECE):
+                if not piece:
+                    return True
         return False
+
+    @contextlib.contextmanager
+    def _held(self, name: str) -> Generator[BinaryIO | None]:
+        """The file of that name, open for reading; None if it is none, or may not be read."""
+        with contextlib.ExitStack() as stack:
+            try:
+                descriptor = os.open(name, _READ, dir_fd=self.descriptor)
+            except OSError:
+                yield None
+                return
+            stack.callback(os.close, descriptor)
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            yield stack.enter_context(open(descriptor, "rb", closefd=False)) if is_file else None
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

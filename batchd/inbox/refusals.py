@@ -14,8 +14,10 @@ from batchd.inbox.settling import Seen
 from batchd.model import InboxClaim, LineError
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}\.jsonl")
+_SIDECAR_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}\.toml")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST = 128
+_LONGEST_MESSAGE = 1000
 _MAX_REPORTED = 1000
 
 _DROP_AGAIN = "Correct it and drop the file again."
@@ -25,12 +27,19 @@ class Refused(BatchdError):
     """This file is not taken; its owner has to do something first."""
 
     def __init__(
-        self, code: str, message: str, what_to_do: str = _DROP_AGAIN, *, line: int | None = None
+        self,
+        code: str,
+        message: str,
+        what_to_do: str = _DROP_AGAIN,
+        *,
+        line: int | None = None,
+        key: str | None = None,
     ) -> None:
         super().__init__(message, code=code)
         self.message = message
         self.what_to_do = what_to_do
         self.line = line
+        self.key = key
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,6 +50,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str
     line: int | None
     what_to_do: str
+    key: str | None = None
     batch: str | None = None
     errors: Sequence[LineError] = ()
 
@@ -55,6 +65,7 @@ def refusal_report(name: str, refused: Refused) -> bytes:
         message=refused.message,
         line=refused.line,
         what_to_do=refused.what_to_do,
+        key=refused.key,
     ).encode()
 
 
@@ -84,7 +95,7 @@ def check(seen: Seen) -> None:
     """``Refused`` if a complete file is not to be taken, whatever it holds."""
     if not seen.is_regular:
         raise not_a_file()
-    if _NAME.fullmatch(seen.name) is None:
+    if not is_name(seen.name):
         raise Refused(
             "invalid_name",
             "Only names of letters, digits, '.', '_' and '-' that end in .jsonl are taken.",
@@ -117,6 +128,25 @@ def unacceptable(error: InvalidRequest) -> Refused:
     return Refused(code, str(error))
 
 
+def over_share(size: int, most: int) -> Refused:
+    """A file that alone is more than its user may have on the way at once."""
+    return Refused(
+        "file_too_large",
+        f"The file has {size} bytes; a user's files may have {most} at once.",
+        "Split it into smaller files and drop those.",
+    )
+
+
+def bad_sidecar(name: str, what: str, *, key: str | None = None) -> Refused:
+    """The options beside a file are none; ``key`` says which."""
+    return Refused(
+        "invalid_sidecar",
+        f"{name}: {what}"[:_LONGEST_MESSAGE],
+        f"Correct {name} and drop both files again, {name} first.",
+        key=None if key is None else key[:_LONGEST],
+    )
+
+
 def unknown_endpoint(line: int, endpoints: Sequence[str]) -> Refused:
     """The url of the first request decides the endpoint, and this one has none that will do."""
     return Refused(
@@ -126,6 +156,16 @@ def unknown_endpoint(line: int, endpoints: Sequence[str]) -> Refused:
     )
 
 
+def is_name(name: str) -> bool:
+    """Whether a file of this name is taken."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_sidecar_name(name: str) -> bool:
+    """Whether this can be the name of options for a file that is taken."""
+    return _SIDECAR_NAME.fullmatch(name) is not None
+
+
 def shown(name: str) -> str:
     """A name as text, whatever its bytes are."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -133,6 +173,6 @@ def shown(name: str) -> str:
 
 def safe_name(name: str) -> str:
     """A name of allowed characters for what has a bad one; a good name as it is."""
-    if _NAME.fullmatch(name):
+    if is_name(name):
         return name
     return _UNSAFE.sub("_", shown(name)).lstrip(".")[:_LONGEST] or "unnamed"

@@ -8,12 +8,16 @@ arrival is not ``certain`` before it has rested for ``certain_after``.
 
 import math
 import stat
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
+from operator import itemgetter
 
 import msgspec
 
 _SIGN = 1 << 63
+
+Identity = tuple[int, int, int, int]  # device, inode, mtime in nanoseconds, size
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -38,7 +42,7 @@ class Seen(msgspec.Struct, frozen=True):
         return stat.S_ISDIR(self.mode)
 
     @property
-    def identity(self) -> tuple[int, int, int, int]:
+    def identity(self) -> Identity:
         """What a claim remembers. SQLite's integers are signed, inode numbers are not."""
         return _signed(self.device), _signed(self.inode), self.mtime_ns, self.size
 
@@ -87,19 +91,28 @@ class Settling:
     def look(
         self, listing: Mapping[str, Seen], told: Mapping[str, Told], now: float
     ) -> list[Arrival]:
-        """Take note of a look at the whole directory: what is complete, longest at rest first."""
+        """Take note of a look at the whole directory: what is complete.
+
+        Users take turns, so that many files of one hold up no other's; of each, what has rested
+        longest comes first.
+        """
         self._resting = {
             name: self._updated(seen, told.get(name, Told.NOTHING), now)
             for name, seen in listing.items()
         }
         due = [item for item in self._resting.values() if self._due(item) <= now]
         due.sort(key=lambda item: item.since)
-        return [Arrival(item.seen, certain=self._is_certain(item, now)) for item in due]
+        return [Arrival(item.seen, certain=self._is_certain(item, now)) for item in _by_turns(due)]
 
     def postpone(self, name: str, until: float = math.inf) -> None:
         """Don't call a name complete before ``until``, unless it changes."""
         if name in self._resting:
             self._resting[name].not_before = until
+
+    def resume(self, names: Iterable[str]) -> None:
+        """Call these names complete again, however long they were put off."""
+        for name in names:
+            self.postpone(name, -math.inf)
 
     def certain_at(self, name: str, now: float) -> float:
         """When a name that stays as it is will be a certain arrival."""
@@ -123,6 +136,17 @@ class Settling:
 
     def _is_certain(self, item: _Resting, now: float) -> bool:
         return item.told is not Told.NOTHING or now - item.since >= self._certain_after
+
+
+def _by_turns(resting: Iterable[_Resting]) -> list[_Resting]:
+    """The first of each user, then the second of each, and so on."""
+    turns: Counter[int] = Counter()
+    ranked: list[tuple[int, _Resting]] = []
+    for item in resting:
+        ranked.append((turns[item.seen.uid], item))
+        turns[item.seen.uid] += 1
+    ranked.sort(key=itemgetter(0))
+    return [item for _, item in ranked]
 
 
 def _signed(number: int) -> int:

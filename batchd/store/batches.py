@@ -5,17 +5,17 @@ from collections.abc import Mapping
 import aiosqlite
 import msgspec
 
-from batchd.model import BatchRecord, Counts, LineError, Usage
+from batchd.model import BatchRecord, Control, Counts, LineError, Progress, Usage
 from batchd.states import BatchStatus
 from batchd.store.database import Database, Row
 
 INSERT = """
 INSERT INTO batch (id, owner, status, endpoint, model, input_file_id, completion_window, metadata,
     output_expires_after, created_at, expires_at, counts, usage, output_file_id, error_file_id,
-    priority, parent_id, source)
+    priority, parent_id, source, idempotency_key, request_hash)
 VALUES (:id, :owner, :status, :endpoint, :model, :input_file_id, :completion_window, :metadata,
     :output_expires_after, :created_at, :expires_at, :counts, :usage, :output_file_id,
-    :error_file_id, :priority, :parent_id, :source)
+    :error_file_id, :priority, :parent_id, :source, :idempotency_key, :request_hash)
 """
 GET = "SELECT * FROM batch WHERE id = :id AND owner = :owner"
 FIND = "SELECT * FROM batch WHERE id = :id"
@@ -28,8 +28,8 @@ UNFINISHED = """
 SELECT * FROM batch
 WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') ORDER BY seq
 """
-STATUSES = """
-SELECT id, status FROM batch
+CONTROLS = """
+SELECT id, status, priority, paused_at IS NOT NULL AS is_paused FROM batch
 WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') ORDER BY seq
 """
 OVERDUE = """
@@ -57,6 +57,14 @@ CHECKPOINT = """
 UPDATE batch SET counts = :counts, usage = :usage, output_end = :output_end, error_end = :error_end
 WHERE id = :id AND status IN ('in_progress', 'finalizing', 'cancelling')
 """
+GRANTED = "SELECT * FROM batch WHERE owner = :owner AND idempotency_key = :key"
+GRANTED_LATELY = """
+SELECT * FROM batch WHERE owner = :owner AND request_hash = :request_hash AND created_at >= :since
+ORDER BY seq DESC LIMIT 1
+"""
+PAUSE = "UPDATE batch SET paused_at = :now WHERE id = :id AND paused_at IS NULL"
+RESUME = "UPDATE batch SET paused_at = NULL WHERE id = :id"
+SET_PRIORITY = "UPDATE batch SET priority = :priority WHERE id = :id"
 # What was said once is not said again.
 ADD_NOTE = """
 UPDATE batch SET notes = json_insert(notes, '$[#]', :note)
@@ -83,31 +91,22 @@ async def update(tx: aiosqlite.Connection, old_status: BatchStatus, record: Batc
     return cursor.rowcount == 1
 
 
-async def checkpoint(  # noqa: PLR0913 - one row's cached columns
-    tx: aiosqlite.Connection,
-    batch_id: str,
-    *,
-    counts: Counts,
-    usage: Usage,
-    output_end: int,
-    error_end: int,
-) -> None:
+async def checkpoint(tx: aiosqlite.Connection, batch_id: str, progress: Progress) -> None:
     """Remember how far an unfinished batch's ledger is known to be good."""
     await tx.execute(
         CHECKPOINT,
         {
             "id": batch_id,
-            "counts": _json(counts),
-            "usage": _json(usage),
-            "output_end": output_end,
-            "error_end": error_end,
+            "counts": _json(progress.counts),
+            "usage": _json(progress.usage),
+            "output_end": progress.output_end,
+            "error_end": progress.error_end,
         },
     )
 
 
 async def add_note(tx: aiosqlite.Connection, batch_id: str, note: str) -> None:
     """Say something about a batch, once. A row whose notes are damaged is left as it is."""
-    """Add a note, unless the batch has it."""
     await tx.execute(ADD_NOTE, {"id": batch_id, "note": note})
 
 
@@ -115,6 +114,13 @@ async def current(tx: aiosqlite.Connection, batch_id: str) -> BatchRecord | None
     """The row as this transaction sees it, whoever owns it."""
     rows = [dict(row) for row in await tx.execute_fetchall(FIND, {"id": batch_id})]
     return record_of(rows[0]) if rows else None
+
+
+async def known(tx: aiosqlite.Connection, batch_id: str) -> BatchRecord:
+    """As ``current``, of a batch that there is: rows stay."""
+    record = await current(tx, batch_id)
+    assert record is not None  # noqa: S101 - the caller has seen it
+    return record
 
 
 async def get(db: Database, owner: str, batch_id: str) -> BatchRecord | None:
@@ -144,9 +150,40 @@ async def unfinished(db: Database) -> list[BatchRecord]:
     return [record_of(row) for row in await db.rows(UNFINISHED, {})]
 
 
-async def statuses(db: Database) -> dict[str, BatchStatus]:
-    """The status of every batch that is not terminal, oldest first."""
-    return {str(row["id"]): BatchStatus(str(row["status"])) for row in await db.rows(STATUSES, {})}
+async def controls(db: Database) -> dict[str, Control]:
+    """How every batch that is not terminal is to go on, oldest first."""
+    return {
+        str(row.pop("id")): msgspec.convert(row, Control, strict=False)
+        for row in await db.rows(CONTROLS, {})
+    }
+
+
+async def granted(
+    tx: aiosqlite.Connection, owner: str, *, key: str | None, request_hash: str, since: int | None
+) -> BatchRecord | None:
+    """The batch that a wish has become: the one with its key, else an equal one since then."""
+    if key is not None:
+        statement, params = GRANTED, {"owner": owner, "key": key}
+    elif since is not None:
+        statement = GRANTED_LATELY
+        params = {"owner": owner, "request_hash": request_hash, "since": since}
+    else:
+        return None
+    rows = [dict(row) for row in await tx.execute_fetchall(statement, params)]
+    return record_of(rows[0]) if rows else None
+
+
+async def pause(tx: aiosqlite.Connection, batch_id: str, now: int) -> None:
+    """Have nothing more of it sent; one that is paused stays so since then."""
+    await tx.execute(PAUSE, {"id": batch_id, "now": now})
+
+
+async def resume(tx: aiosqlite.Connection, batch_id: str) -> None:
+    await tx.execute(RESUME, {"id": batch_id})
+
+
+async def set_priority(tx: aiosqlite.Connection, batch_id: str, priority: int) -> None:
+    await tx.execute(SET_PRIORITY, {"id": batch_id, "priority": priority})
 
 
 async def overdue(db: Database, now: int) -> list[BatchRecord]:

@@ -10,6 +10,7 @@ at fixed offsets, without a JSON parser. A line is compared as bytes, never as n
 ``a`` in the hex is damage too.
 """
 
+import contextlib
 import re
 import struct
 import zlib
@@ -191,3 +192,45 @@ def request_line(index: int, line: bytes) -> RequestLine:
 
 def custom_id(line: bytes) -> str:
     return _decode_custom_id(line).custom_id
+
+
+class _Coded(msgspec.Struct, frozen=True):
+    code: object = None
+
+
+class _Answered(msgspec.Struct, frozen=True):
+    status_code: int
+    body: msgspec.Raw
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    response: _Answered | None
+    error: _Coded | None
+
+
+class _ErrorBody(msgspec.Struct, frozen=True):
+    error: _Coded | None = None
+
+
+_decode_failed = msgspec.json.Decoder(_Failed).decode
+_decode_error_body = msgspec.json.Decoder(_ErrorBody).decode
+
+
+def failure_codes(line: bytes) -> set[str]:
+    """What a line of an error file can be picked by.
+
+    That is its ``error.code``; or, if the server answered, the status, and the code in its error.
+    """
+    failed = _decode_failed(line)
+    found: list[object] = [failed.error.code] if failed.error else []
+    if failed.response is not None:
+        found.append(failed.response.status_code)
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):  # a body of another shape
+            body = _decode_error_body(failed.response.body)
+            found.append(body.error.code if body.error else None)
+    return {str(code) for code in found if code is not None}
+
+
+def with_input(line: bytes, request: bytes) -> bytes:
+    """A result line that carries its request line, as a fifth key."""
+    return b'%b,"input":%b}\n' % (line.removesuffix(_END), one_line(request))

@@ -13,11 +13,13 @@ from batchd.model import (
     FileRecord,
     LineError,
     Progress,
+    Purpose,
     Retrying,
     TroubledLine,
     Usage,
 )
-from batchd.states import UNFINISHED
+from batchd.pausing import PAUSABLE
+from batchd.states import UNFINISHED, BatchStatus
 
 encode = msgspec.json.encode
 
@@ -29,7 +31,7 @@ class FileObject(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     expires_at: int | None
     filename: str
-    purpose: str
+    purpose: Purpose
     status: Literal["processed"] = "processed"
     status_details: None = None
 
@@ -106,7 +108,7 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
     errors: BatchErrors | None
     input_file_id: str
     completion_window: str
-    status: str
+    status: BatchStatus
     output_file_id: str | None
     error_file_id: str | None
     created_at: int
@@ -153,7 +155,7 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
             metadata=record.metadata,
             batchd=Extensions(
                 priority=record.priority,
-                paused_at=record.paused_at,
+                paused_at=record.paused_at if record.status in PAUSABLE else None,
                 parent_id=record.parent_id,
                 notes=notes,
                 retrying=progress.retrying if progress else None,

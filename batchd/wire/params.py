@@ -4,13 +4,22 @@ Each fault is answered with the code, param and message of contract section 1.3;
 ignored, since proxies add some.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from batchd.errors import InvalidRequest, NotFound
 from batchd.model import NewBatch
+from batchd.wire.checks import (
+    decimal,
+    in_range,
+    integer,
+    invalid_type,
+    mapping,
+    one_of,
+    string,
+    type_name,
+)
 
 MIN_EXPIRES_AFTER = 3600
 MAX_EXPIRES_AFTER = 2592000
@@ -24,18 +33,6 @@ MAX_PRIORITY = 10
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
-
-_NAMES: dict[type, str] = {
-    str: "a string",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a decimal number",
-    list: "an array",
-    dict: "an object",
-    type(None): "null",
-}
-
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 _decode = msgspec.json.Decoder().decode
 
@@ -61,9 +58,9 @@ def new_batch(
     body: Mapping[str, object], *, endpoints: Sequence[str], windows: Mapping[str, int]
 ) -> NewBatch:
     """The batch that the body of ``POST /v1/batches`` asks for."""
-    input_file_id = _string(body, "input_file_id")
-    endpoint = _one_of(_string(body, "endpoint"), endpoints, "endpoint")
-    window = _one_of(_string(body, "completion_window"), list(windows), "completion_window")
+    input_file_id = string(body, "input_file_id")
+    endpoint = one_of(string(body, "endpoint"), endpoints, "endpoint")
+    window = one_of(string(body, "completion_window"), list(windows), "completion_window")
     return NewBatch(
         input_file_id=input_file_id,
         endpoint=endpoint,
@@ -79,9 +76,7 @@ def metadata(value: object) -> dict[str, str] | None:
     """At most 16 pairs of strings; a key has up to 64 characters, a value up to 512."""
     if value is None:
         return None
-    if not isinstance(value, dict):
-        raise _invalid_type("metadata", "an object", value)
-    pairs = msgspec.convert(value, dict[str, object])
+    pairs = mapping("metadata", value)
     if len(pairs) > MAX_METADATA_PAIRS:
         raise InvalidRequest(
             f"Invalid 'metadata': too many properties. Expected an object with at most "
@@ -103,7 +98,7 @@ def _metadata_value(key: str, value: object) -> str:
             code="property_name_above_max_length",
         )
     if not isinstance(value, str):
-        raise _invalid_type(f"metadata.{key}", "a string", value)
+        raise invalid_type(f"metadata.{key}", "a string", value)
     if len(value) > MAX_METADATA_VALUE:
         raise InvalidRequest(
             f"Invalid 'metadata.{key}': string too long. Expected a string with maximum length "
@@ -117,15 +112,13 @@ def _metadata_value(key: str, value: object) -> str:
 def _output_expires_after(value: object) -> int:
     if value is None:
         return DEFAULT_EXPIRES_AFTER
-    if not isinstance(value, dict):
-        raise _invalid_type("output_expires_after", "an object", value)
-    members = msgspec.convert(value, dict[str, object])
+    members = mapping("output_expires_after", value)
     anchor = members.get("anchor", "created_at")
     if not isinstance(anchor, str):
-        raise _invalid_type("output_expires_after.anchor", "a string", anchor)
+        raise invalid_type("output_expires_after.anchor", "a string", anchor)
     seconds = members.get("seconds", DEFAULT_EXPIRES_AFTER)
     return _expires_after(
-        "output_expires_after", anchor, _integer("output_expires_after.seconds", seconds)
+        "output_expires_after", anchor, integer("output_expires_after.seconds", seconds)
     )
 
 
@@ -133,7 +126,7 @@ def _priority(value: object) -> int:
     """Ours, not OpenAI's: which batch goes first."""
     if value is None:
         return 0
-    return _in_range("priority", _integer("priority", value), MIN_PRIORITY, MAX_PRIORITY)
+    return in_range("priority", integer("priority", value), MIN_PRIORITY, MAX_PRIORITY)
 
 
 def file_expires_after(anchor: str | None, seconds: str | None) -> int | None:
@@ -142,13 +135,13 @@ def file_expires_after(anchor: str | None, seconds: str | None) -> int | None:
         return None
     number = DEFAULT_EXPIRES_AFTER
     if seconds is not None:
-        number = _decimal("expires_after.seconds", seconds)
+        number = decimal("expires_after.seconds", seconds)
     return _expires_after("expires_after", "created_at" if anchor is None else anchor, number)
 
 
 def _expires_after(name: str, anchor: str, seconds: int) -> int:
-    _one_of(anchor, ["created_at"], f"{name}.anchor")
-    return _in_range(f"{name}.seconds", seconds, MIN_EXPIRES_AFTER, MAX_EXPIRES_AFTER)
+    one_of(anchor, ["created_at"], f"{name}.anchor")
+    return in_range(f"{name}.seconds", seconds, MIN_EXPIRES_AFTER, MAX_EXPIRES_AFTER)
 
 
 def limit(query: Mapping[str, str], *, default: int, maximum: int) -> int:
@@ -156,11 +149,11 @@ def limit(query: Mapping[str, str], *, default: int, maximum: int) -> int:
     text = query.get("limit")
     if text is None:
         return default
-    return _in_range("limit", _decimal("limit", text), 1, maximum)
+    return in_range("limit", decimal("limit", text), 1, maximum)
 
 
 def order(query: Mapping[str, str]) -> str:
-    return _one_of(query.get("order", "desc"), ["asc", "desc"], "order")
+    return one_of(query.get("order", "desc"), ["asc", "desc"], "order")
 
 
 def unknown_cursor(after: str) -> InvalidRequest:
@@ -178,82 +171,3 @@ def no_such_file(file_id: str) -> NotFound:
 
 def no_such_batch(batch_id: str) -> NotFound:
     return NotFound(f"No batch found with id '{batch_id}'.")
-
-
-def _string(body: Mapping[str, object], field: str) -> str:
-    value = body.get(field)
-    if value is None:
-        raise InvalidRequest(
-            f"Missing required parameter: '{field}'.",
-            param=field,
-            code="missing_required_parameter",
-        )
-    if not isinstance(value, str):
-        raise _invalid_type(field, "a string", value)
-    return value
-
-
-def _one_of(value: str, supported: Sequence[str], param: str) -> str:
-    if value in supported:
-        return value
-    quoted = [f"'{item}'" for item in supported]
-    if len(quoted) == 1:
-        listed = quoted[0]
-    else:
-        comma = "," if len(quoted) > 2 else ""  # noqa: PLR2004 - the comma of a list of three
-        listed = ", ".join(quoted[:-1]) + f"{comma} and {quoted[-1]}"
-    # OpenAI's text names no parameter here except through ``param``; older SDKs print the
-    # message alone, so completion_window is named in it (contract 3).
-    name = f" for '{param}'" if param == "completion_window" else ""
-    raise InvalidRequest(
-        f"Invalid value{name}: '{value}'. Supported values are: {listed}.",
-        param=param,
-        code="invalid_value",
-    )
-
-
-def _integer(param: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _invalid_type(param, "an integer", value)
-    return value
-
-
-def _decimal(param: str, text: str) -> int:
-    if _INTEGER.fullmatch(text) is None:
-        raise InvalidRequest(
-            f"Invalid type for '{param}': expected an integer, but got '{text[:64]}' instead.",
-            param=param,
-            code="invalid_type",
-        )
-    return int(text)
-
-
-def _in_range(param: str, value: int, low: int, high: int) -> int:
-    if value > high:
-        raise InvalidRequest(
-            f"Invalid '{param}': integer above maximum value. Expected a value <= {high}, but "
-            f"got {value} instead.",
-            param=param,
-            code="integer_above_max_value",
-        )
-    if value < low:
-        raise InvalidRequest(
-            f"Invalid '{param}': integer below minimum value. Expected a value >= {low}, but "
-            f"got {value} instead.",
-            param=param,
-            code="integer_below_min_value",
-        )
-    return value
-
-
-def _invalid_type(param: str, expected: str, value: object) -> InvalidRequest:
-    return InvalidRequest(
-        f"Invalid type for '{param}': expected {expected}, but got {type_name(value)} instead.",
-        param=param,
-        code="invalid_type",
-    )
-
-
-def type_name(value: object) -> str:
-    """What people call the type of a decoded JSON value."""
-    return _NAMES.get(type(value), "something else")

@@ -5,12 +5,13 @@ import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.batchd_process import BatchdProcess
 from tests.support.checker import Account, check
-from tests.support.jobs import Jobs, request_lines
+from tests.support.jobs import TERMINAL, Jobs, request_lines
 from tests.support.model_process import ModelProcess
 from tests.support.model_settings import Settings
 from tests.support.waiting import wait_until
@@ -59,8 +60,11 @@ def account(inbox: Path, stem: str, data: bytes) -> Account:
         path = inbox / "outbox" / f"{stem}.{suffix}"
         return path.read_bytes() if path.exists() else None
 
-    wait_until(lambda: read("status.json") is not None, within=15)
-    batch = json.loads(read("status.json") or b"{}")
+    def status() -> dict[str, Any]:
+        return json.loads(read("status.json") or b"{}")
+
+    wait_until(lambda: status().get("status") in TERMINAL, within=15)
+    batch = status()
     return Account(
         input=data, output=read("output.jsonl"), errors=read("errors.jsonl"), batch=batch
     )
@@ -94,6 +98,54 @@ def test_an_input_that_fails_validation_is_reported_by_line(
     report = json.loads((inbox / "rejected/work.error.json").read_text())
     assert (report["file"], report["line"], report["code"]) == ("work.jsonl", 1, "invalid_value")
     assert batchd.exit_code is None
+
+
+def test_the_status_is_kept_up_to_date_and_options_count(
+    batchd: BatchdProcess, model: ModelProcess, inbox: Path
+) -> None:
+    data = request_lines(LINES)
+    model.set(delay=0.5)
+    drop(inbox, "work.toml", b'metadata = { team = "red" }\npriority = -3\n')
+    drop(inbox, "work.jsonl", data)
+    status = inbox / "outbox/work.status.json"
+    seen: list[int] = []
+
+    def is_half_done() -> bool:
+        batch = json.loads(status.read_bytes()) if status.exists() else None
+        if batch is not None and batch["status"] == "in_progress":
+            seen.append(batch["request_counts"]["completed"])
+        return bool(seen) and 0 < seen[-1] < LINES
+
+    wait_until(is_half_done, within=15)
+    assert not (inbox / "outbox/work.output.jsonl").exists()
+    model.set(delay=0)
+    result = account(inbox, "work", data)
+    check(result, log=model.events)
+    assert Jobs(batchd.url).get(result.batch["id"]) == result.batch
+    assert seen == sorted(seen), "the counts went back"
+    assert result.batch["metadata"] == {"team": "red"}
+    assert result.batch["batchd"]["priority"] == -3
+    assert names_in(inbox / "done") == ["work.jsonl", "work.toml"]
+
+
+def test_batches_of_other_doors_leave_the_inbox_alone(batchd: BatchdProcess, inbox: Path) -> None:
+    jobs, data = Jobs(batchd.url), request_lines(3)
+    ours = jobs.start(data)
+    drop(inbox, "work.jsonl", data)
+    jobs.wait(ours)
+    account(inbox, "work", data)
+    again = jobs.start(data)
+    jobs.wait(again)
+    drop(inbox, "last.jsonl", data)
+    account(inbox, "last", data)
+    assert names_in(inbox / "outbox") == [
+        "last.output.jsonl",
+        "last.status.json",
+        "work.output.jsonl",
+        "work.status.json",
+    ]
+    assert names_in(inbox / "done") == ["last.jsonl", "work.jsonl"]
+    assert names_in(inbox / "rejected") == []
 
 
 @pytest.mark.timeout(90)

@@ -22,8 +22,8 @@ from tests.crash.conftest import SWEEPING
 from tests.support.checker import Account, check
 from tests.support.crashing import CrashingBatchd
 from tests.support.deaths import Deaths
-from tests.support.errand import Drop, Errand, Kind
-from tests.support.jobs import TERMINAL, Jobs
+from tests.support.errand import PRIORITY, Drop, Errand, Kind
+from tests.support.jobs import Jobs
 from tests.support.model_process import ModelProcess
 from tests.support.remains import Remains, Row, names
 from tests.support.waiting import wait_until
@@ -95,6 +95,11 @@ def litter(state: Path) -> None:
 
 
 ENDED = "after the removal of an ending"
+STEERING: Mapping[str, Callable[[Row], bool]] = {
+    "the commit of a pause": lambda row: row["paused_at"] is not None,
+    "the commit of a priority": lambda row: bool(row["priority"] == PRIORITY),
+    "the commit of a resume": lambda row: row["paused_at"] is None,
+}
 
 # The rows of "The life of a batch" in ARCHITECTURE.md. A step is named by ``crash_point``.
 LIFE: Mapping[str, list[Case]] = {
@@ -108,6 +113,9 @@ LIFE: Mapping[str, list[Case]] = {
     "create": [
         at("before the commit of a create"),
         at("after the commit of a create"),
+        at("before the commit of a create", kind="keyed"),
+        at("after the commit of a create", kind="keyed"),
+        at("after the commit of a create", "before the commit to completed", kind="keyed"),
     ],
     "validate": [
         at("before the link of a hold"),
@@ -137,6 +145,22 @@ LIFE: Mapping[str, list[Case]] = {
     "cancel": [
         at("before the commit to cancelling", kind="cancelled"),
         at("after the commit to cancelling", kind="cancelled"),
+    ],
+    "pause, resume, priority": [
+        at("before the commit of a pause", kind="steered"),
+        at("after the commit of a pause", kind="steered"),
+        at("before the commit of a priority", kind="steered"),
+        at("after the commit of a priority", kind="steered"),
+        at("before the commit of a resume", kind="steered"),
+        at("after the commit of a resume", kind="steered"),
+    ],
+    # What is left of the first batch may not be removed yet.
+    "retry": [
+        at("before the fsync of an upload", kind="retried", nth=2, leaves=None),
+        at("before the commit of an upload", kind="retried", nth=2, leaves=None),
+        at("after the commit of an upload", kind="retried", nth=2, leaves=None),
+        at("before the commit of a create", kind="retried", nth=2, leaves=None),
+        at("after the commit of a create", kind="retried", nth=2, leaves=None),
     ],
     "finalize": [
         at("before a fill", kind="cancelled"),
@@ -306,8 +330,8 @@ class Act:
         assert self._batchd.death() == (-signal.SIGKILL, point)
         remains = Remains(self.state)
         assert not remains.missing
-        row = self._row(remains)
-        self._deaths.note(remains.recorded(row["id"]) if row else ())
+        recorded = {name for row in self._rows(remains) for name in remains.recorded(row["id"])}
+        self._deaths.note(recorded - self.errand.runs_again)
         self._check_commit(point, remains)
         return remains
 
@@ -318,8 +342,7 @@ class Act:
         self.errand.check_acknowledged()
         wait_until(self._goes_on)
         account = self.errand.account()
-        kind = self.errand.kind
-        assert account.batch["status"] == (kind if kind in TERMINAL else "completed")
+        assert account.batch["status"] == self.errand.status
         check(account, log=self._deaths.events, resent_allowed=self._deaths.in_flight)
         self._check_no_orphans()
         self._stage.deaths += len(self._deaths)
@@ -336,25 +359,28 @@ class Act:
     def _goes_on_until_dead(self) -> bool:
         return self._batchd.has_died or (self._goes_on() and self._batchd.has_died)
 
-    def _row(self, remains: Remains) -> Row | None:
-        """The row of the errand's batch, acknowledged or not."""
-        newest = max(remains.batches.values(), key=lambda row: row["seq"], default=None)
-        return None if newest is None or newest["id"] in self.errand.known else newest
+    def _rows(self, remains: Remains) -> list[Row]:
+        """The rows of the errand's batch and of its retry, acknowledged or not."""
+        rows = sorted(remains.batches.values(), key=lambda row: row["seq"], reverse=True)
+        new = itertools.takewhile(lambda row: row["id"] not in self.errand.known, rows)
+        return list(new)[::-1]
 
     def _check_commit(self, point: str, remains: Remains) -> None:
         """A commit is all or nothing: what it brings is there after it, and not before it."""
         moment, _, step = point.partition(" ")
-        row = self._row(remains)
+        rows = self._rows(remains)
         happened = moment == "after"
         if step == "the commit of an upload":
-            assert bool(set(remains.files) - self._files) == happened
+            inputs = {name for name, row in remains.files.items() if row["purpose"] == "batch"}
+            assert len(inputs - self._files) == len(rows) + happened
         elif step in {"the commit of a create", "the commit of a claim"}:
-            assert (row is not None) == happened
+            assert len(rows) == (self.errand.kind == "retried") + happened
         elif step == "the commit of a delete":
             assert (self.errand.file_id not in remains.files) == happened
+        elif step in STEERING:
+            assert STEERING[step](rows[-1]) == happened
         elif step.startswith("the commit to "):
-            assert row is not None
-            assert (row[f"{step.split()[-1]}_at"] is not None) == happened
+            assert (rows[-1][f"{step.split()[-1]}_at"] is not None) == happened
 
     def _check_no_orphans(self) -> None:
         """After a sweep there is nothing but the files that a client can see."""

@@ -5,15 +5,12 @@ The last tests run it against the real daemon and a scripted model server.
 
 import json
 import os
-import pty
-import select
-import signal
+import re
+import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +18,9 @@ import pytest
 from tests.support.batchd_process import BatchdProcess
 from tests.support.model_process import ModelProcess
 from tests.support.model_settings import Settings
+from tests.support.shell import LIMIT, batchd, shell
 from tests.unit.cli.fake_api import COMPLETED, RUNNING, FakeApi, serving
 
-LIMIT = 15.0
 LINE = '{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{}}\n'
 
 
@@ -34,62 +31,17 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-class Shell:
-    """One `batchd` at the other end of a terminal or a pipe."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", terminal: int) -> None:
-        self.process = process
-        self.seen = ""
-        self._terminal = terminal
-
-    def until(self, text: str, within: float = LIMIT) -> None:
-        """Read what is shown until ``text`` was."""
-        deadline = time.monotonic() + within
-        while text not in self.seen:
-            ready, _, _ = select.select([self._terminal], [], [], deadline - time.monotonic())
-            assert ready, f"{text!r} was not shown, but: {self.seen}"
-            self.seen += os.read(self._terminal, 65536).decode()
-
-    def to_the_end(self) -> None:
-        while piece := os.read(self._terminal, 65536):
-            self.seen += piece.decode()
-
-    def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-
-    def code(self) -> int:
-        return self.process.wait(LIMIT)
-
-
-@contextmanager
-def shell(
-    url: str, *args: str | Path, stdout: int | None = None, terminal: bool = True
-) -> Generator[Shell]:
-    ours, theirs = pty.openpty() if terminal else os.pipe()
-    env = os.environ | {"BATCHD_URL": url, "TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "batchd", *map(str, args)]
-    with subprocess.Popen(  # noqa: S603 - our own program
-        command, stdin=subprocess.DEVNULL, stdout=stdout or theirs, stderr=theirs, env=env
-    ) as process:
-        os.close(theirs)
-        try:
-            yield Shell(process, ours)
-        finally:
-            process.kill()
-            os.close(ours)
-
-
 def test_ctrl_c_detaches_and_says_how_to_come_back(prompts: Path) -> None:
     api = FakeApi()
     api.steps = [RUNNING]
-    with serving(api) as url, shell(url, "submit", prompts, "--wait") as batchd:
-        batchd.until("25 %")
-        batchd.interrupt()
-        batchd.until("batchd results batch_1")
-        assert batchd.code() == 1
-        assert "Detached; the batch goes on." in batchd.seen
-        assert "batchd wait batch_1" in batchd.seen
-        assert "Traceback" not in batchd.seen
+    with serving(api) as url, shell(url, "submit", prompts, "--wait") as shown:
+        shown.until("25 %")
+        shown.interrupt()
+        shown.until("batchd results batch_1")
+        assert shown.code() == 1
+        assert "Detached; the batch goes on." in shown.seen
+        assert "batchd wait batch_1" in shown.seen
+        assert "Traceback" not in shown.seen
     assert ("POST", "/v1/batches/batch_1/cancel") not in api.requests
     assert list(prompts.parent.iterdir()) == [prompts]
 
@@ -100,10 +52,10 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_the_answers(prompts: Path, tmp_pa
     out = tmp_path / "out"
     with serving(api) as url, out.open("wb") as file:
         stdout = file.fileno()
-        with shell(url, "submit", prompts, "--wait", "-o", "-", stdout=stdout) as batchd:
-            batchd.until("3 of 4 lines answered, 1 failed")
-            assert batchd.code() == 0
-            assert "━" in batchd.seen
+        with shell(url, "submit", prompts, "--wait", "-o", "-", stdout=stdout) as shown:
+            shown.until("3 of 4 lines answered, 1 failed")
+            assert shown.code() == 0
+            assert "━" in shown.seen
     assert out.read_bytes() == api.contents["file-out"]
 
 
@@ -115,24 +67,24 @@ def test_a_daemon_that_restarts_is_waited_for(prompts: Path) -> None:
     url = f"http://127.0.0.1:{port}"
     running = serving(api, port)
     running.__enter__()
-    with shell(url, "submit", prompts, "--wait", terminal=False) as batchd:
-        batchd.until("in_progress 1 of 4 lines")
+    with shell(url, "submit", prompts, "--wait", terminal=False) as shown:
+        shown.until("in_progress 1 of 4 lines")
         running.__exit__(None, None, None)
-        batchd.until("waiting for batchd: cannot reach the daemon")
+        shown.until("waiting for batchd: cannot reach the daemon")
         api.steps = [COMPLETED]
         with serving(api, port):
-            batchd.until("batchd answers again")
-            batchd.until("completed: 3 of 4 lines answered")
-            assert batchd.code() == 0
+            shown.until("batchd answers again")
+            shown.until("completed: 3 of 4 lines answered")
+            assert shown.code() == 0
 
 
 def test_a_large_upload_shows_how_far_it_is(prompts: Path) -> None:
     prompts.write_text(LINE * 80_000)
     api = FakeApi()
-    with serving(api) as url, shell(url, "submit", prompts) as batchd:
-        batchd.until("Come back with")
-        assert batchd.code() == 0
-        assert "uploading prompts.jsonl" in batchd.seen
+    with serving(api) as url, shell(url, "submit", prompts) as shown:
+        shown.until("Come back with")
+        assert shown.code() == 0
+        assert "uploading prompts.jsonl" in shown.seen
     assert api.contents["file-1"] == prompts.read_bytes()
 
 
@@ -174,12 +126,6 @@ def daemon(tmp_path: Path) -> Iterator[BatchdProcess]:
         yield daemon
 
 
-def batchd(url: str, *args: str | Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "batchd", *map(str, args)]
-    env = os.environ | {"BATCHD_URL": url}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT)  # noqa: PLW1510, S603 - the code is looked at; our own program
-
-
 def write_input(path: Path, behaviours: list[str]) -> None:
     with path.open("w") as out:
         for number, behave in enumerate(behaviours):
@@ -207,7 +153,7 @@ def test_the_whole_path_with_the_real_daemon(daemon: BatchdProcess, prompts: Pat
     assert batchd(daemon.url, "results", batch_id).stdout.splitlines() == output
     refused = batchd(daemon.url, "cancel", batch_id)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "Cannot cancel a batch with status 'completed'." in refused.stderr
+    assert "Cannot cancel a batch with status 'completed'" in refused.stderr
 
     files = json.loads(batchd(daemon.url, "files", "list", "--json").stdout)["data"]
     assert {file["purpose"] for file in files} == {"batch", "batch_output"}
@@ -238,6 +184,40 @@ def test_waiting_outlasts_a_killed_daemon(daemon: BatchdProcess, prompts: Path) 
         waiting.until("200 of 200 lines answered")
         assert waiting.code() == 0
     assert len(prompts.with_name("prompts.output.jsonl").read_text().splitlines()) == 200
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+def test_bash_completes_the_ids_that_the_daemon_has(daemon: BatchdProcess, prompts: Path) -> None:
+    batch_id = batchd(daemon.url, "submit", prompts).stdout.strip()
+    script = (
+        'eval "$(batchd completion bash)"\n'
+        f'COMP_WORDS=(batchd show "{batch_id[:7]}"); COMP_CWORD=2\n'
+        '_batchd_completion batchd; echo "${COMPREPLY[*]}"\n'
+    )
+    here = str(Path(sys.executable).parent)
+    env = os.environ | {"PATH": f"{here}:{os.environ['PATH']}", "BATCHD_URL": daemon.url}
+    done = subprocess.run(  # noqa: S603 - our own program
+        [shutil.which("bash") or "", "--norc", "-c", script],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{batch_id}\n", "")
+
+
+def test_a_retry_can_be_left_with_ctrl_c_and_goes_on(daemon: BatchdProcess, prompts: Path) -> None:
+    write_input(prompts, ["400|slow:0.3"] * 40)
+    first = batchd(daemon.url, "submit", prompts, "--wait").stdout.split()[0]
+    with shell(daemon.url, "retry", first, "--wait") as retrying:
+        retrying.until("of 40 lines")
+        retrying.interrupt()
+        retrying.until("-o FILE")
+        assert retrying.code() == 1
+    second = re.findall(r"batchd wait (batch_\w+)", retrying.seen)[0]
+    assert second != first
+    assert "40 of 40 lines answered" in batchd(daemon.url, "wait", second).stdout
 
 
 def test_check_finds_the_running_daemon_and_its_backend_well(daemon: BatchdProcess) -> None:

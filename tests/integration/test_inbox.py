@@ -1,101 +1,24 @@
 """The inbox on real directories, files and rows; only the engine is played by the test."""
 
 import asyncio
-import contextlib
-import json
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batchd.bell import Bell
-from batchd.closing import Closing
-from batchd.config import BatchesConfig, InboxConfig
 from batchd.errors import ConfigError
 from batchd.inbox import watch
-from batchd.inbox.door import Inbox
 from batchd.inbox.folder import Dropped, Folder
-from batchd.model import LOCAL_OWNER, BatchRecord, Counts, LineError, Usage
+from batchd.model import LOCAL_OWNER, LineError
 from batchd.settings import Duration
-from batchd.states import Event
 from batchd.store import inbox as table
-from tests.support.parts import Parts, opened, requests
+from tests.integration.inbox_door import GOOD, Door, running, until_left
+from tests.support.parts import Parts, opened
 from tests.support.waiting import until
-
-GOOD = requests("abc")
-
-
-class Door:
-    """An inbox that runs, and what is around it."""
-
-    def __init__(self, parts: Parts, path: Path) -> None:
-        self.parts = parts
-        self.path = path
-        self.bell = Bell()
-
-    def drop(self, name: str, data: bytes = GOOD) -> Path:
-        """As it should be done: written under another name, then renamed."""
-        hidden = self.path / f".{name}"
-        hidden.write_bytes(data)
-        return hidden.rename(self.path / name)
-
-    def names(self, folder: str) -> list[str]:
-        return sorted(path.name for path in (self.path / folder).iterdir())
-
-    def report(self, name: str) -> dict[str, Any]:
-        return json.loads((self.path / "rejected" / name).read_text())
-
-    async def until_there(self, *names: str) -> None:
-        await until(lambda: all(os.path.lexists(self.path / name) for name in names))
-
-    async def batches(self) -> list[BatchRecord]:
-        """Oldest first."""
-        found, _ = await self.parts.batches.page(LOCAL_OWNER, after=None, limit=100)
-        return found[::-1]
-
-    async def finish(self, batch: BatchRecord, output: bytes, errors: bytes = b"") -> None:
-        """What the engine does, as far as the inbox sees it."""
-        await self.parts.batches.validated(batch.id, total=3, model="m")
-        for file_id, data in ((batch.output_file_id, output), (batch.error_file_id, errors)):
-            if data and file_id is not None:
-                self.parts.spool.file(file_id).write_bytes(data)
-        await self.parts.batches.advance(batch.id, Event.LINES_DONE)
-        closing = Closing(
-            counts=Counts(3, 2, 1),
-            usage=Usage(),
-            output_bytes=len(output),
-            error_bytes=len(errors),
-        )
-        assert await self.parts.batches.finished(batch.id, Event.PUBLISHED, closing)
-        self.bell.ring()
-
-
-@contextlib.asynccontextmanager
-async def running(
-    parts: Parts, path: Path, *, settle: float = 0.05, rescan_every: float = 60
-) -> AsyncGenerator[Door]:
-    door = Door(parts, path)
-    inbox = Inbox(
-        path,
-        InboxConfig(settle=Duration(settle), rescan_every=Duration(rescan_every)),
-        BatchesConfig(),
-        database=parts.database,
-        files=parts.files,
-        batches=parts.batches,
-        bell=door.bell,
-        now=parts.clock,
-    )
-    await inbox.check()
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(inbox.run(stop))
-        yield door
-        stop.set()
-        door.bell.ring()
 
 
 @pytest.fixture
@@ -187,9 +110,9 @@ async def test_the_same_name_again_is_another_batch(door: Door) -> None:
     await door.until_there("done/a.2.jsonl")
     first, second = await door.batches()
     await door.finish(second, b"second\n")
-    await door.until_there("outbox/a.2.status.json")
+    await door.until_ended("a.2")
     await door.finish(first, b"first\n", b"wrong\n")
-    await door.until_there("outbox/a.status.json")
+    await door.until_ended("a")
     assert (door.path / "outbox/a.output.jsonl").read_bytes() == b"first\n"
     assert (door.path / "outbox/a.errors.jsonl").read_bytes() == b"wrong\n"
     assert (door.path / "outbox/a.2.output.jsonl").read_bytes() == b"second\n"
@@ -214,7 +137,7 @@ async def test_without_the_kernels_help_files_are_found_all_the_same(
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(watch, "Inotify", no_watch)
-    async with running(parts, tmp_path / "inbox", rescan_every=0.05) as door:
+    async with running(parts, tmp_path / "inbox", rescan_every=Duration(0.05)) as door:
         door.drop("a.jsonl")
         await door.until_there("done/a.jsonl")
     assert "inbox_not_watched" in caplog.text
@@ -240,7 +163,7 @@ async def test_a_full_disk_is_no_reason_to_reject(
 async def test_a_directory_that_was_replaced_is_opened_anew(
     parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(parts, tmp_path / "inbox", rescan_every=0.05) as door:
+    async with running(parts, tmp_path / "inbox", rescan_every=Duration(0.05)) as door:
         door.path.rename(tmp_path / "elsewhere")
         await door.until_there("outbox")
         door.drop("a.jsonl")
@@ -355,11 +278,11 @@ async def test_results_come_back_when_the_batch_has_ended(
     door.drop("a.jsonl")
     await door.until_there("done/a.jsonl")
     [batch] = await door.batches()
-    assert door.names("outbox") == []
+    assert door.names("outbox") == ["a.status.json"]
+    assert door.status("a")["status"] == "validating"
     await door.finish(batch, b"a private answer\n")
-    await door.until_there("outbox/a.status.json")
+    status = await door.until_ended("a")
     assert door.names("outbox") == ["a.output.jsonl", "a.status.json"]
-    status = json.loads((door.path / "outbox/a.status.json").read_text())
     assert (status["id"], status["status"]) == (batch.id, "completed")
     assert status["output_file_id"] == batch.output_file_id
     await until(lambda: "inbox_delivered" in caplog.text)
@@ -374,8 +297,7 @@ async def test_a_batch_that_could_not_start_is_reported_line_by_line(door: Door)
     faults = [LineError("one", "First.", line=1), LineError("two", "Second.", line=3)]
     await door.parts.batches.rejected(batch.id, faults)
     door.bell.ring()
-    await door.until_there("outbox/a.status.json")
-    assert json.loads((door.path / "outbox/a.status.json").read_text())["status"] == "failed"
+    assert (await door.until_ended("a"))["status"] == "failed"
     report = door.report("a.error.json")
     assert (report["file"], report["line"], report["batch"]) == ("a.jsonl", 1, batch.id)
     assert [error["line"] for error in report["errors"]] == [1, 3]
@@ -392,7 +314,7 @@ async def test_a_result_file_that_was_deleted_does_not_hold_up_the_rest(
     assert batch.output_file_id is not None
     await parts.files.delete(LOCAL_OWNER, batch.output_file_id)
     async with running(parts, tmp_path / "inbox") as door:
-        await door.until_there("outbox/a.status.json")
+        await door.until_ended("a")
     assert door.names("outbox") == ["a.errors.jsonl", "a.status.json"]
 
 
@@ -412,9 +334,9 @@ async def test_results_that_are_damaged_wait_until_they_are_restored(
     monkeypatch.setattr(door.parts.spool.disk, "size", gone)
     await door.finish(batch, b"answers\n")
     await until(lambda: "inbox_delivery_waits" in caplog.text)
-    assert door.names("outbox") == []
+    assert door.names("outbox") == ["a.status.json"]
     monkeypatch.setattr(door.parts.spool.disk, "size", size)
-    await door.until_there("outbox/a.status.json")
+    await door.until_ended("a")
     assert door.names("outbox") == ["a.output.jsonl", "a.status.json"]
     assert caplog.text.count("damage_found") == 1
 
@@ -437,17 +359,11 @@ async def test_an_outbox_without_room_is_tried_again(
     monkeypatch.setattr(Folder, "publish", full)
     [batch] = await door.batches()
     await door.finish(batch, b"answers\n")
-    await door.until_there("outbox/a.status.json")
+    await door.until_ended("a")
     assert caplog.text.count("inbox_delivery_waits") == 1
 
 
 # -- crashes
-
-
-async def until_left(parts: Parts) -> None:
-    async with asyncio.timeout(5):
-        while await table.open_claims(parts.database):  # noqa: ASYNC110 - rows ring no bell
-            await asyncio.sleep(0.005)
 
 
 async def test_a_file_that_is_a_batch_already_is_only_moved(
@@ -489,6 +405,29 @@ async def test_a_claim_whose_original_has_gone_is_closed(
                     await asyncio.sleep(0.005)
     (door.path / "a.jsonl").unlink()
     async with running(parts, tmp_path / "inbox") as door:
+        await until_left(parts)
+        assert len(await door.batches()) == 1
+
+
+async def test_a_claim_is_open_until_the_move_of_its_original_is_on_disk(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut brings the original back, and nobody knows that it was taken."""
+    looks = 0
+
+    def broken(_: Folder) -> None:
+        nonlocal looks
+        looks += 1
+        raise OSError(5, "Input/output error")
+
+    async with running(parts, tmp_path / "inbox", rescan_every=0.02) as door:
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "sync", broken)
+            door.drop("a.jsonl")
+            await door.until_there("done/a.jsonl")
+            seen = looks
+            await until(lambda: looks > seen + 2)
+            assert len(await table.open_claims(parts.database)) == 1
         await until_left(parts)
         assert len(await door.batches()) == 1
 

@@ -183,7 +183,10 @@ def output_file_of(old: Old, name: str) -> object:
 
 def test_the_inbox_goes_on_where_it_was(old: Old) -> None:
     outbox = old.inbox / "outbox"
-    wait_until((outbox / "waiting.status.json").exists, within=10)
+    status = outbox / "waiting.status.json"
+    wait_until(
+        lambda: status.exists() and b'"status":"completed"' in status.read_bytes(), within=10
+    )
     assert sorted(path.name for path in outbox.iterdir()) == [
         "waiting.output.jsonl",
         "waiting.status.json",

@@ -92,7 +92,10 @@ class Runs:
         (self._inbox / f".{name}").rename(self._inbox / f"{name}.jsonl")
         outbox = self._inbox / "outbox"
         status = outbox / f"{name}.status.json"
-        wait_until(status.exists, within=_ENDED_WITHIN)
+        wait_until(
+            lambda: status.exists() and json.loads(status.read_bytes())["status"] in _TERMINAL,
+            within=_ENDED_WITHIN,
+        )
         batch = json.loads(status.read_bytes())
         onwire.check_batch(batch)
         output, errors = (

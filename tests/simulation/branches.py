@@ -33,7 +33,9 @@ BACKENDS = tuple(
     f"batchd/backends/{name}.py"
     for name in ("pool", "backend", "lane", "parking", "pulse", "capacity", "calls")
 )
-MODULES = CORE + TURNS + BACKENDS
+# What clients ask for: shown, too.
+USES = ("batchd/batches.py", "batchd/steering.py", "batchd/again.py", "batchd/creation.py")
+MODULES = CORE + TURNS + BACKENDS + USES
 HISTORIES = 120
 WIDTH = 31  # of a name, as printed
 _FIRST = 1_000_000

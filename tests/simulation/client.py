@@ -13,8 +13,11 @@ from batchd.store import files as file_table
 from tests.simulation.core import Core
 from tests.simulation.loop import hop
 from tests.simulation.plan import BatchPlan
+from tests.simulation.retrier import Retrier
 from tests.simulation.seen import FILES
+from tests.simulation.steersman import Steersman
 from tests.simulation.troubles import DAY
+from tests.simulation.use import Door
 from tests.simulation.world import World
 
 _AGAIN = 0.3  # seconds, when there was no room
@@ -28,6 +31,9 @@ class Client:
         self._plan = plan
         self._id: str | None = None
         self._input: str | None = None
+        self._has_asked = False
+        self._steersman = Steersman(world, plan)
+        self._retrier = Retrier(world)
         self._is_done_cancelling = False
         self._is_done_deleting = False
 
@@ -38,6 +44,10 @@ class Client:
                 steps.create_task(self._delete_later(core, plan.delete_input_at), name="delete")
             await self._wait_until(plan.create_at)
             batch_id = await self._created(core)
+            if plan.use.steps:
+                steps.create_task(self._steersman.steer(core, batch_id), name="steer")
+            if plan.use.retries:
+                steps.create_task(self._retrier.retry(core, batch_id), name="retry")
             if plan.cancel_at is not None:
                 steps.create_task(self._cancel_later(core, batch_id, plan.cancel_at), name="cancel")
             if plan.cancel_when is not None:
@@ -46,13 +56,35 @@ class Client:
                 )
 
     async def _created(self, core: Core) -> str:
-        while self._id is None:
+        """Its id; asked for again in every life if there is a key."""
+        door = self._plan.use.door
+        while self._id is None or door is Door.KEY:
             try:
-                self._id = await self._find(core) or await self._create(core)
+                found = await self._made(core, door)
             except NoRoom:
                 await hop(_AGAIN)
+            else:
+                if found != (self._id or found):
+                    self._world.wrong(f"batch {self._plan.number} is {found}, and was {self._id}")
+                self._id = found
+                break
+        assert self._id is not None
         self._world.seen.by_id[self._id].create_was_acknowledged = True
         return self._id
+
+    async def _made(self, core: Core, door: Door) -> str:
+        match door:
+            case Door.LIST:
+                return await self._find(core) or await self._create(core)
+            case Door.KEY if self._plan.use.is_asked_twice:
+                return await self._create_twice(core)
+            case Door.KEY | Door.REPEAT:
+                return await self._create(core)
+            case Door.DROP:
+                self._world.drops.drop(self._plan)
+                while (found := await self._find(core)) is None:
+                    await hop(_AGAIN)
+                return found
 
     async def _find(self, core: Core) -> str | None:
         """A batch that was made in a life before."""
@@ -61,7 +93,26 @@ class Client:
         return next((record.id for record in found if record.metadata == wanted), None)
 
     async def _create(self, core: Core) -> str:
-        self._input = await self._upload(core)
+        await self._uploaded(core)
+        return await self._granted(core)
+
+    async def _create_twice(self, core: Core) -> str:
+        """Two ask for the same at the same time, and get the same."""
+        await self._uploaded(core)
+        answers = await asyncio.gather(
+            self._granted(core), self._granted(core), return_exceptions=True
+        )
+        found = {answer for answer in answers if isinstance(answer, str)}
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        if len(found) > 1:
+            self._world.wrong(f"one key is {found}")
+        return found.pop()
+
+    async def _granted(self, core: Core) -> str:
+        assert self._input is not None
+        door = self._plan.use.door
         wish = NewBatch(
             input_file_id=self._input,
             endpoint="/v1/chat/completions",
@@ -70,8 +121,17 @@ class Client:
             metadata=self._metadata(),
             output_expires_after=self._plan.keep,
             priority=self._plan.priority,
+            idempotency_key=f"batch {self._plan.number}" if door is Door.KEY else None,
+            is_repeated=door is Door.REPEAT and self._has_asked,
         )
+        self._world.seen.tally["creates asked for again"] += self._has_asked
+        self._has_asked = True
         return (await core.batches.create(self._plan.owner, wish)).id
+
+    async def _uploaded(self, core: Core) -> None:
+        """A wish that is repeated is for the same file."""
+        if self._input is None or self._plan.use.door is Door.LIST:
+            self._input = await self._upload(core)
 
     async def _upload(self, core: Core) -> str:
         """As ``Files.create``: bytes first, then the row."""

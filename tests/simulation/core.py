@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from batchd.again import Again
 from batchd.batches import Batches
 from batchd.bell import Bell, Bells
 from batchd.config import BatchesConfig
@@ -20,26 +21,27 @@ from batchd.engine.engine import EngineBells
 from batchd.engine.finalizer import Finalizer
 from batchd.engine.inputs import Inputs
 from batchd.engine.inspection import Verdict
-from batchd.engine.keeper import Keeper
 from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import Runs
 from batchd.engine.validator import Validator
-from batchd.files import Files
 from batchd.metrics import Metrics
 from batchd.model import BatchRecord, LineError
 from batchd.retry import Policy
 from batchd.room import Room
 from batchd.spool import Spool
+from batchd.steering import Steering
 from batchd.store.database import Database
 from batchd.sweeper import Sweeper
 from tests.simulation.database import Connection, Reader
-from tests.simulation.flow import SimPool, WatchedScheduler
+from tests.simulation.files import SimFiles
+from tests.simulation.flow import SimPool, WatchedKeeper, WatchedScheduler
+from tests.simulation.inbox import SimInbox
 from tests.simulation.loop import hop
 from tests.simulation.orders import SimOrders, models_of
 from tests.simulation.plan import FAULT_LIMIT
 from tests.simulation.seen import DIRECTORY
-from tests.simulation.troubles import Fault
+from tests.simulation.troubles import DAY, Fault
 from tests.simulation.world import World
 from tests.simulation.writer import SimWriter
 
@@ -74,7 +76,7 @@ class Core:
         self.database = _database(world, self.room)
         self.writer = SimWriter(disk, self.room, _METRICS, self._ledger_failed, world.sync_time)
         damage = Damage(_METRICS)
-        self.files = Files(
+        self.files = SimFiles(
             self.database,
             self.spool,
             max_size=1 << 20,
@@ -87,6 +89,9 @@ class Core:
         self.batches = Batches(
             self.database, self.files, room=self.room, now=now, draw=world.draw, ring=self.ring
         )
+        self.steering = Steering(self.database, self.batches, now=now, ring=self.ring)
+        self.again = Again(self.files, self.batches, disk, {"24h": DAY})
+        self.inbox = SimInbox(world, self.database, self.files, self.batches)
         self._world = world
         self.flow = SimPool(world)
         self.pool = self.flow.pool
@@ -122,7 +127,8 @@ class Core:
             drained=self.bells.keeper.ring,
         )
         self.pool.listen(self.runner.ring)
-        self.keeper = Keeper(
+        self.keeper = WatchedKeeper(
+            world.steering,
             self.batches,
             self.runs,
             self.recovery,
@@ -144,6 +150,8 @@ class Core:
         loops.create_task(self.keeper.run(stop), name="keeper")
         loops.create_task(self.finalizer.run(stop), name="finalizer")
         loops.create_task(self.sweeper.run(stop), name="sweeper")
+        if self._world.expects_drops:
+            loops.create_task(self.inbox.run(stop), name="inbox")
 
     def ring(self) -> None:
         """All bells."""
@@ -195,7 +203,7 @@ class _Validator(Validator):
 
     async def _inspect(self, record: BatchRecord) -> Verdict:
         world = self._world
-        plan = world.plan.batches[int((record.metadata or {})["number"])]
+        plan = world.seen.by_id[record.id].plan
         if plan.validates_late:
             # The clock may have been set back.
             await hop(min(record.expires_at - world.faults.now(), _LONGEST_WINDOW))

@@ -21,6 +21,8 @@ _FAILS = {
     Fault.BAD_APPEND: "append",
     Fault.BAD_DIRECTORY: "sync_directory",
 }
+# Of these a record may be dropped: it is not written, or its file is not made.
+_DROPS = frozenset({"append", "sync_directory"})
 
 
 class Faults:
@@ -93,7 +95,9 @@ class Faults:
 
     def _fails_to_write(self) -> bool:
         disk = self._disk
-        return disk is not None and (disk.room is not None or "append" in disk.fail_next)
+        return disk is not None and (
+            disk.room is not None or not disk.fail_next.keys().isdisjoint(_DROPS)
+        )
 
     def schedule(self, disk: SimDisk) -> None:
         self._disk = disk
@@ -137,7 +141,7 @@ class Faults:
                 self._loop.call_later(period.end - period.start, self._make_room, disk)
             case Fault.BAD_SYNC | Fault.BAD_APPEND | Fault.BAD_DIRECTORY:
                 disk.fail_next[_FAILS[period.fault]] = _eio()
-                self._may_drop = self._may_drop or period.fault is Fault.BAD_APPEND
+                self._may_drop = self._may_drop or _FAILS[period.fault] in _DROPS
                 self._loop.call_later(self._plan.calm_at - self._loop.elapsed, self._calm, disk)
             case Fault.BAD_COMMIT:
                 is_ghost = self._chance.random() < 0.5

@@ -8,11 +8,13 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from batchd.backends.caller import Caller
 from batchd.backends.lane import Slot
 from batchd.backends.pool import Pool
 from batchd.config import BackendConfig
+from batchd.engine.keeper import Keeper
 from batchd.engine.queue import LineQueue
 from batchd.engine.rounds import QUANTUM
 from batchd.engine.runs import Run
@@ -22,6 +24,7 @@ from tests.simulation.backend import SimCaller
 from tests.simulation.fleet import Reload, ServerPlan
 from tests.simulation.loop import hop
 from tests.simulation.servers import Server
+from tests.simulation.steering import Steering
 from tests.simulation.world import World
 
 
@@ -110,6 +113,19 @@ class SimPool:
         )
         world.servers.configure(servers, world.loop.time())
         await self.pool.replace([server.config for server in servers])
+
+
+class WatchedKeeper(Keeper):
+    """Tells what it has taken note of, whenever it has looked at the rows."""
+
+    def __init__(self, steering: Steering, *parts: Any, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self._steering = steering
+
+    async def follow(self) -> None:
+        looked = self._steering.look()
+        await super().follow()
+        self._steering.noted(looked, self._runs)
 
 
 class WatchedScheduler(Scheduler):

@@ -142,6 +142,7 @@ def _come_back(world: World) -> None:
         world.disk.kill()
     world.store.lose_transaction()
     lost = world.checks.life_ended(kind, ended_at, is_strict=is_strict)
+    world.steering.life_ended()
     world.servers.forget_life()
     world.note(ending.kind, *lost)
     world.seen.tally["lines in flight at an end"] += len(lost)

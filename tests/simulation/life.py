@@ -36,6 +36,7 @@ class Life:
 
     def stop(self) -> None:
         """What SIGTERM does."""
+        self._world.steering.is_stopping = True
         self._stop.set()
 
     async def live(self) -> None:
@@ -80,6 +81,9 @@ class Life:
         world.faults.turn_clock(_LATER)
         await core.sweeper.sweep()
         world.checks.nothing_is_left(world.faults.now())
+        world.chains.add_up()
+        if world.expects_drops:
+            world.drops.nothing_is_left()
         self.is_over = True
         self._stop.set()
 
@@ -89,7 +93,7 @@ class Life:
         try:
             async with asyncio.timeout(calm_in + AT_MOST):
                 await world.seen.all_ended.wait()
-                while list(core.runs):
+                while list(core.runs) or not world.drops.are_delivered:
                     await hop(0.05)
         except TimeoutError:
             world.wrong("not all batches have come to their end")

@@ -12,6 +12,7 @@ import itertools
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, TypeVarTuple, cast
 
@@ -211,6 +212,17 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             call.callback(*call.args)
             self.arrived()
 
+    def run_in_executor(
+        self,
+        executor: Executor | None,  # noqa: ARG002 - there is one
+        func: Callable[[*Ts], T],
+        *args: *Ts,
+    ) -> asyncio.Future[T]:
+        """As a thread: all of it at once, after a while."""
+        future = self.create_future()
+        self.call_later(self.delay(), _work, future, func, args)
+        return future
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
@@ -245,6 +257,17 @@ def _names(tasks: list[asyncio.Task[Any]]) -> str:
 
 def _nothing() -> None:
     pass
+
+
+def _work(future: asyncio.Future[T], func: Callable[[*Ts], T], args: tuple[*Ts]) -> None:
+    if future.done():  # its process has ended
+        return
+    try:
+        result = func(*args)
+    except Exception as error:  # noqa: BLE001 - whoever waits is told
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 @contextlib.contextmanager

@@ -15,12 +15,14 @@ from batchd.model import LOCAL_OWNER, RequestLine
 from tests.simulation.fleet import MODELS, Fleet, drawn_fleet
 from tests.simulation.troubles import (
     DAY,
+    Fault,
     Period,
     Weather,
     drawn_hangs,
     drawn_periods,
     drawn_weather,
 )
+from tests.simulation.use import PLAIN, Use, drawn_use
 
 # What stands in every prompt and every answer, and must stand in no log record.
 PRIVATE = "PRIVATE"
@@ -90,6 +92,7 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     is_grouped: bool = False  # in the order of its prompts, not of its input
     must_run: bool = False  # nothing may keep it from that
+    use: Use = PLAIN
 
     @property
     def total(self) -> int:
@@ -127,7 +130,7 @@ def planned(seed: int) -> Plan:
     fleet = drawn_fleet(chance)
     hangs = drawn_hangs(chance, fleet)
     calm_at = max([chance.uniform(2.5, 4), *(period.end for period in hangs)])
-    return Plan(
+    plan = Plan(
         seed=seed,
         fleet=fleet,
         max_running=chance.choice([0, 0, 0, 0, 0, 6]),
@@ -142,6 +145,7 @@ def planned(seed: int) -> Plan:
         endings=_endings(chance),
         calm_at=calm_at,
     )
+    return msgspec.structs.replace(plan, batches=_used(plan))
 
 
 _CANCEL_WHEN = ("validating", "in_progress", "finalizing", "finalizing")
@@ -193,6 +197,16 @@ def _any(chance: random.Random, number: int, size: int) -> BatchPlan:
         lost_after=chance.randint(0, size) if chance.random() < 0.08 else None,
         order_is_lost=chance.random() < 0.5,
     )
+
+
+def _used(plan: Plan) -> list[BatchPlan]:
+    """Its batches, with what clients do with them."""
+    chance = random.Random(f"uses {plan.seed}")  # noqa: S311 - a simulation
+    is_steady = all(period.fault is not Fault.CLOCK for period in plan.periods)
+    return [
+        msgspec.structs.replace(batch, use=drawn_use(chance, batch, is_steady=is_steady))
+        for batch in plan.batches
+    ]
 
 
 def _lines(chance: random.Random, batch: int, size: int) -> list[bytes]:

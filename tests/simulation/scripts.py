@@ -55,7 +55,7 @@ def _with_batch(plan: Plan, **changes: object) -> Plan:
 def damaged(how: Rot) -> Script:
     """A result file that was known to be good is damaged while batchd is down."""
     first = Ending(KILL, Trigger.SENDING, 9)
-    second = Ending(KILL, Trigger.SENDING, 5, then_rot=how)
+    second = Ending(KILL, Trigger.SENDING, 4, then_rot=how)  # all that is there was read back
     return Script(_plain(first, second, weather=Weather(slowest=0.1, refused=0.5), calm_at=9.0))
 
 

@@ -66,6 +66,7 @@ class Server:
         self._resets: dict[str, tuple[float, int]] = {}  # the same, by model
         self._pace = Pace(0)
         self._model_pace = Pace(0)
+        self._paced_from = 0.0  # what comes before was given its slot under other rates
 
     @property
     def total(self) -> int:
@@ -79,6 +80,7 @@ class Server:
             self._model_pace = Pace(plan.model_limit[1] if plan.model_limit else 0)
         if self.is_configured:
             self._most.append((now + ON_THE_WAY, self._allowed()))
+            self._paced_from = now + ON_THE_WAY
         self.plan = plan
         self.is_configured = True
         self.configured_at = now
@@ -130,6 +132,8 @@ class Server:
         return self._pace_complaint(model, now)
 
     def _pace_complaint(self, model: str, now: float) -> str | None:
+        if now < self._paced_from:
+            return None
         kept = self._pace.is_kept(now)
         if self.plan.model_limit is not None and self.plan.model_limit[0] == model:
             kept = self._model_pace.is_kept(now) and kept
@@ -156,8 +160,10 @@ class Servers:
         self._wrong = wrong
         self._unsettled_bound = 0
         self.now_configured: Sequence[ServerPlan] = ()
+        self._joined: dict[str, float] = {}  # when, those that others were before
 
     def forget_life(self) -> None:
+        self._joined.clear()
         self._unsettled_bound = 0
         self.now_configured = ()
         for server in self.by_name.values():
@@ -166,6 +172,8 @@ class Servers:
     def configure(self, plans: Sequence[ServerPlan], now: float) -> None:
         """batchd has taken this configuration."""
         before, self.now_configured = self.now_configured, plans
+        known = {plan.name for plan in before}
+        self._joined.update((plan.name, now) for plan in plans if known and plan.name not in known)
         for plan in plans:
             self.by_name[plan.name].configure(plan, now)
         if list(before) != list(plans):
@@ -177,6 +185,12 @@ class Servers:
         """Lines sent and not yet durable: twice the slots of each configuration of this life."""
         return self._unsettled_bound
 
+    def _settled(self, now: float) -> Iterable[ServerPlan]:
+        """Those that were there when whatever arrives now was given its slot."""
+        for plan in self.now_configured:
+            if self._joined.get(plan.name, 0.0) <= now - ON_THE_WAY:
+                yield plan
+
     def arrives(self, server: Server, model: str, picked: int, now: float) -> None:
         """A request for this model; ``picked``: the event at which it was given its slot."""
         complaint = server.complaint(model, picked, now)
@@ -186,6 +200,6 @@ class Servers:
         if total > self._ceiling:
             self._wrong(f"{total} lines are in flight, and {self._ceiling} may be")
         if model not in server.lists:
-            others = [plan.name for plan in self.now_configured if model in plan.lists]
+            others = [plan.name for plan in self._settled(now) if model in plan.lists]
             if others and not server.hid_its_models:
                 self._wrong(f"{server.name} is asked for {model}, which {others[0]} has")

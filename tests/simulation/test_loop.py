@@ -101,3 +101,35 @@ def test_after_a_crash_nothing_of_the_process_goes_on() -> None:
     loop.bury()
     loop.run_until_complete(live_again())
     assert told == ["cleaned up"]
+
+
+def test_what_is_done_in_a_thread_is_done_after_a_while_and_told() -> None:
+    async def main(loop: VirtualLoop) -> tuple[int, float]:
+        found = await asyncio.to_thread(int, "7")
+        with pytest.raises(ValueError, match="seven"):
+            await asyncio.to_thread(int, "seven")
+        return found, loop.elapsed
+
+    loop = VirtualLoop()
+    loop.delay = lambda: 0.5
+    assert loop.run_until_complete(main(loop)) == (7, 1.0)
+
+
+def test_what_a_dead_process_left_to_a_thread_is_not_done() -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        work = asyncio.create_task(asyncio.to_thread(done.append, "work"))
+        await hop(0.1)
+        assert not work.done()
+
+    loop = VirtualLoop()
+    loop.delay = lambda: 0.5
+    loop.run_until_complete(main())
+    loop.bury()
+    loop.run_until_complete(_wait(1.0))
+    assert done == []
+
+
+async def _wait(seconds: float) -> None:
+    await hop(seconds)

@@ -2,15 +2,19 @@
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Never, ParamSpec, TypeVar
 
 from batchd.model import Outcome, Reply
+from batchd.store import batches as batch_table
+from batchd.store import inbox as inbox_table
 from tests.simulation.backend import Answers
 from tests.simulation.budgets import Budgets
+from tests.simulation.chains import Chains
 from tests.simulation.checks import Checks
-from tests.simulation.database import CommitError, Statement, Store
+from tests.simulation.database import CommitError, Params, Statement, Store
 from tests.simulation.disk import Crash, SimDisk
+from tests.simulation.drops import Drops
 from tests.simulation.endings import Endings
 from tests.simulation.faults import Faults
 from tests.simulation.lines import Line
@@ -19,7 +23,9 @@ from tests.simulation.outcome import Outcomes
 from tests.simulation.plan import Plan, Trigger
 from tests.simulation.seen import DIRECTORY, FILES, HOLDS, INCOMING, Seen
 from tests.simulation.servers import Server, Servers
+from tests.simulation.steering import Steering
 from tests.simulation.troubles import MANY_GUESTS, Fault
+from tests.simulation.use import Door
 
 if TYPE_CHECKING:
     from batchd.gathering import Gathered
@@ -73,17 +79,27 @@ class World:
         self.checks = Checks(
             self.disk, store.raw, self.seen, self.servers, self.budgets, self.wrong
         )
+        self._events = itertools.count(1)
+        self.steering = Steering(store.raw, plan, self.seen, lambda: next(self._events), self.wrong)
+        self.chains = Chains(self.disk, self.seen, self.wrong)
+        self.drops = Drops(self.disk, store.raw, self.seen, self.faults.now, self.wrong)
+        self._told = self._who_is_told()
         self.outcomes = Outcomes(self.disk, store.raw, self.checks, self.wrong)
         self.chance = chance
         self.trace: list[tuple[object, ...]] = []
         self.violation: str | None = None
         self.orders: dict[int, Gathered | None] = {}  # by number of the batch
-        self._events = itertools.count(1)
 
     def begin(self) -> None:
         for folder in (DIRECTORY, FILES, HOLDS, INCOMING):
             self.disk.make_directory(folder)
+        if self.expects_drops:
+            self.drops.make_directories()
         self.faults.schedule(self.disk)
+
+    @property
+    def expects_drops(self) -> bool:
+        return any(batch.use.door is Door.DROP for batch in self.plan.batches)
 
     def draw(self, size: int) -> bytes:
         return self.chance.randbytes(size)
@@ -117,16 +133,35 @@ class World:
 
     def committed(self, statements: list[Statement]) -> None:
         for statement in statements:
+            if (tell := self._told.get(statement[0])) is not None:
+                tell(statement[1])
             batch = self.seen.committed(statement)
             if batch is not None:
                 self.note(batch.number, batch.status)
                 if batch.is_terminal:
                     self.outcomes.ended(batch)
+                    self.seen.ended(batch)
                 elif batch.status == "finalizing":
                     self.endings.reached(Trigger.FINALIZING)
                 elif batch.status == "cancelling":
                     self.endings.reached(Trigger.CANCELLING)
         self.endings.committed()
+
+    def _who_is_told(self) -> Mapping[str, Callable[[Params], None]]:
+        """Of a statement that was committed, besides what follows from the status."""
+
+        def steered(params: Params) -> None:
+            self.steering.committed(str(params["id"]))
+
+        return {
+            batch_table.INSERT: self.chains.creating,
+            batch_table.PAUSE: steered,
+            batch_table.RESUME: steered,
+            batch_table.SET_PRIORITY: steered,
+            inbox_table.INSERT: self.drops.claimed,
+            inbox_table.LEFT: self.drops.left,
+            inbox_table.DELIVERED: self.drops.delivered,
+        }
 
     # -- the model servers' witness
 
@@ -144,12 +179,14 @@ class World:
             if server.is_rude(now, self.faults.elapsed - guests.start):
                 self.wrong(f"{server.name} has {server.total} lines beside {guests.amount} guests")
         self.checks.sending(line, body, now)
+        self.steering.sending(line)
         self.endings.sending()
 
     def broken_off(self, server: Server, line: Line) -> None:
         """By batchd, or with it: then it was in flight at a crash."""
         if not self.is_dead:
             line.is_open = False
+            self.steering.broken_off(server, line)
             self.note("broken off", line.custom_id, server.name)
             self.seen.tally["lines broken off"] += 1
 

@@ -4,13 +4,15 @@ Every answer and every result line is held against the contract on the way (``on
 test that uses this only says what it is about.
 """
 
+import contextlib
 import http.client
 import json
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Container, Iterable
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 from tests.support import onwire
 from tests.support.checker import Account
@@ -57,6 +59,14 @@ def backends(base_url: str, **settings: object) -> list[JsonObject]:
     return [{"name": "model", "base_url": base_url, **settings}]
 
 
+class Results(NamedTuple):
+    """What there was behind a cursor, and how to go on."""
+
+    lines: bytes
+    next: str
+    has_more: bool
+
+
 class Refused(AssertionError):
     """The API answered with an error."""
 
@@ -78,11 +88,12 @@ class Jobs:
         kind = f"multipart/form-data; boundary={_BOUNDARY}"
         return str(self._object("POST", "/v1/files", form, kind)["id"])
 
-    def create(self, input_file_id: str, *, window: str = "24h") -> JsonObject:
+    def create(self, input_file_id: str, *, window: str = "24h", **more: object) -> JsonObject:
         wish = {
             "input_file_id": input_file_id,
             "endpoint": ENDPOINT,
             "completion_window": window,
+            **more,
         }
         return self._object("POST", "/v1/batches", json.dumps(wish).encode())
 
@@ -95,6 +106,22 @@ class Jobs:
 
     def cancel(self, batch_id: str) -> JsonObject:
         return self._object("POST", f"/v1/batches/{batch_id}/cancel")
+
+    def ask_of(self, batch_id: str, verb: str, **wish: object) -> JsonObject:
+        """What batchd adds: pause, resume, priority, retry."""
+        body = json.dumps(wish).encode() if wish else None
+        return self._object("POST", f"/v1/batches/{batch_id}/{verb}", body)
+
+    def results(self, batch_id: str, **query: str) -> Results:
+        """The results there are so far, behind the cursor ``after`` if one is given."""
+        path = f"/v1/batches/{batch_id}/results?{urllib.parse.urlencode(query)}"
+        with contextlib.closing(http.client.HTTPConnection(self._address, timeout=20)) as asked:
+            asked.request("GET", path)
+            response = asked.getresponse()
+            text = response.read()
+        assert response.status == 200, text
+        has_more = response.headers["x-has-more"] == "true"
+        return Results(text, response.headers["x-next-cursor"], has_more)
 
     def delete_file(self, file_id: str) -> JsonObject:
         return self._object("DELETE", f"/v1/files/{file_id}")

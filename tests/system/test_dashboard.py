@@ -57,6 +57,12 @@ def test_it_shows_backends_and_batches_as_they_are(
         waits = jobs.start(lines(2, "503", "sick"))
         text = page.until(lambda text: "2 lines are tried again: http_503 2" in text)
         assert waits in text
+        jobs.ask_of(waits, "pause")
+        page.until(lambda text: "paused since" in text)
+        mark = f"return document.querySelector('[data-key={waits}] .mark').textContent"
+        assert page.run(mark) == "paused"
+        jobs.ask_of(waits, "resume")
+        text = page.until(lambda text: "paused since" not in text)
         assert "test-model" in text
         assert "auto" in text
         assert PROMPT not in text

@@ -11,11 +11,15 @@ import pytest
 
 from batchd.errors import ConfigError, InvalidRequest, TooLarge
 from batchd.inbox import refusals
-from batchd.inbox.directories import Directories
+from batchd.inbox.directories import Directories, Leaving
 from batchd.inbox.folder import Folder
 from batchd.inbox.refusals import Refused
-from batchd.inbox.settling import Seen, Settling, Told
-from batchd.model import InboxClaim, LineError
+from batchd.inbox.settling import Arrival, Seen, Settling, Told
+from batchd.inbox.shares import Shares, mark_of_user
+from batchd.inbox.statuses import status
+from batchd.model import BatchRecord, InboxClaim, LineError
+from batchd.states import BatchStatus
+from batchd.store.inbox import Share
 
 SEEN = Seen(
     name="a.jsonl",
@@ -29,6 +33,10 @@ SEEN = Seen(
     ctime_ns=5,
 )
 LISTING = {"a.jsonl": SEEN}
+CLAIM = InboxClaim(
+    device=1, inode=2, mtime_ns=3, size=4, uid=0, name="a.jsonl", stem="a", batch_id="batch_1"
+)
+STATUS = b'{"id":"batch_1","status":"completed"}'
 GROWN = {"a.jsonl": msgspec.structs.replace(SEEN, size=9)}
 
 
@@ -55,6 +63,15 @@ def drop(directories: Directories, path: Path, name: str, text: str = "text") ->
     seen = directories.inbox.look(name)
     assert seen is not None
     return seen
+
+
+def leaving(original: Seen | None, sidecar: Seen | None = None, stem: str = "a") -> Leaving:
+    return Leaving(
+        stem=stem,
+        original=original,
+        sidecar=sidecar,
+        sidecar_identity=sidecar.identity if sidecar else None,
+    )
 
 
 def names(path: Path) -> list[str]:
@@ -119,9 +136,80 @@ def test_a_name_that_has_gone_is_forgotten() -> None:
     assert settling.next_due() == float("inf")
 
 
+def test_users_take_turns() -> None:
+    settling = Settling(2, 60)
+    listing: dict[str, Seen] = {}
+    for at, (name, uid) in enumerate([("a", 1), ("b", 1), ("c", 1), ("d", 2), ("e", 2)]):
+        listing[name] = msgspec.structs.replace(SEEN, name=name, uid=uid)
+        settling.look(listing, {}, 100 + at)
+    found = settling.look(listing, {}, 200)
+    assert [arrival.seen.name for arrival in found] == ["a", "d", "b", "e", "c"]
+
+
+def test_what_was_put_off_may_be_resumed() -> None:
+    settling = Settling(2, 60)
+    settling.look(LISTING, {}, 100)
+    settling.postpone("a.jsonl")
+    assert settling.look(LISTING, {}, 200) == []
+    settling.resume(["a.jsonl", "unknown.jsonl"])
+    assert len(settling.look(LISTING, {}, 200)) == 1
+
+
 def test_the_identity_of_any_file_fits_into_sqlites_integers() -> None:
     seen = msgspec.structs.replace(SEEN, inode=(1 << 64) - 1)
     assert seen.identity == (1, -1, 4, 3)
+
+
+# -- shares
+
+
+def arrivals(*sizes: int, uid: int = 1) -> list[Arrival]:
+    return [
+        Arrival(msgspec.structs.replace(SEEN, name=f"{uid}-{at}", uid=uid, size=size), certain=True)
+        for at, size in enumerate(sizes)
+    ]
+
+
+def sizes(found: list[Arrival]) -> list[int]:
+    return [arrival.seen.size for arrival in found]
+
+
+def test_what_is_on_the_way_counts_against_the_share() -> None:
+    now, later = Shares(3, 0).divide(arrivals(1, 2, 3), {1: Share(1, 99)})
+    assert (sizes(now), sizes(later)) == ([1, 2], [3])
+    now, later = Shares(0, 100).divide(arrivals(1, 2, 3), {1: Share(1, 99)})
+    assert (sizes(now), sizes(later)) == ([1], [2, 3])
+
+
+def test_no_bound_is_no_bound() -> None:
+    now, later = Shares(0, 0).divide(arrivals(*[1 << 40] * 9), {1: Share(1 << 30, 1 << 60)})
+    assert (len(now), later) == (9, [])
+
+
+def test_one_users_share_is_not_anothers() -> None:
+    mixed = arrivals(5, 5, 5) + arrivals(5, 5, uid=2)
+    now, later = Shares(1, 0).divide(mixed, {3: Share(9, 9)})
+    assert [arrival.seen.name for arrival in now] == ["1-0", "2-0"]
+    assert [arrival.seen.name for arrival in later] == ["1-1", "1-2", "2-1"]
+    reports = Shares(1, 0).reports(later)
+    assert {uid: json.loads(report)["files"] for uid, report in reports.items()} == {1: 2, 2: 1}
+    for uid, report in reports.items():
+        assert report.startswith(mark_of_user(uid))
+
+
+def test_a_large_file_that_waits_is_not_passed_by_small_ones() -> None:
+    now, later = Shares(0, 100).divide(arrivals(90, 20, 1), {})
+    assert (sizes(now), sizes(later)) == ([90], [20, 1])
+
+
+def test_what_will_be_rejected_needs_no_share() -> None:
+    fifo = Arrival(msgspec.structs.replace(SEEN, mode=stat.S_IFIFO, uid=1), certain=True)
+    shares = Shares(1, 100)
+    now, later = shares.divide([*arrivals(101), fifo, *arrivals(50)], {})
+    assert (sizes(now), later) == ([101, 3, 50], [])
+    with pytest.raises(Refused, match="101 bytes; a user's files may have 100 at once"):
+        shares.check(arrivals(101)[0].seen)
+    shares.check(arrivals(100)[0].seen)
 
 
 # -- refusals
@@ -229,7 +317,7 @@ def test_publishing_works_without_hard_links(
 
 def test_what_is_moved_never_overwrites(directories: Directories, path: Path) -> None:
     (path / "done" / "a.jsonl").write_text("old")
-    directories.move_to_done(drop(directories, path, "a.jsonl", "new"))
+    directories.move_to_done(leaving(drop(directories, path, "a.jsonl", "new")))
     assert (path / "done" / "a.jsonl").read_text() == "old"
     assert (path / "done" / "a.2.jsonl").read_text() == "new"
 
@@ -238,7 +326,7 @@ def test_a_name_taken_by_a_move_that_a_crash_cut_short_is_used_again(
     directories: Directories, path: Path
 ) -> None:
     (path / "done" / "a.jsonl").touch(mode=0o000)
-    directories.move_to_done(drop(directories, path, "a.jsonl", "new"))
+    directories.move_to_done(leaving(drop(directories, path, "a.jsonl", "new")))
     assert names(path / "done") == ["a.jsonl"]
     assert (path / "done" / "a.jsonl").read_text() == "new"
 
@@ -249,7 +337,7 @@ def test_a_file_put_in_the_place_of_one_that_was_taken_stays(
     seen = drop(directories, path, "a.jsonl", "old")
     (path / "b").write_text("another")
     (path / "b").rename(path / "a.jsonl")
-    directories.move_to_done(seen)
+    directories.move_to_done(leaving(seen))
     assert (path / "a.jsonl").read_text() == "another"
     assert names(path / "done") == []
 
@@ -266,7 +354,7 @@ def test_a_file_that_gets_the_name_during_the_move_is_put_back(
         adopt(source, name, new_name)
 
     monkeypatch.setattr(directories.done, "adopt", late)
-    directories.move_to_done(seen)
+    directories.move_to_done(leaving(seen))
     assert (path / "a.jsonl").read_text() == "another"
     assert names(path / "done") == []
 
@@ -295,12 +383,17 @@ def test_a_directory_is_reported_once_and_left(directories: Directories, path: P
     assert (path / "folder").is_dir()
 
 
+def delivered(directories: Directories, claimed: str, results: dict[str, bytes]) -> str:
+    claim = msgspec.structs.replace(CLAIM, stem=claimed)
+    return directories.deliver(claim, results, STATUS)
+
+
 def test_results_of_one_batch_have_one_stem(directories: Directories, path: Path) -> None:
     (path / "outbox" / "a.errors.jsonl").write_text("of another batch")
-    assert directories.free_stem("a", {"a.2"}) == "a.3"
-    results = {"output.jsonl": b"out", "status.json": b"{}"}
-    assert directories.deliver("a", "a", results) == "a.2"
-    assert directories.deliver("a.2", "a", results) == "a.2", "a delivery again changes nothing"
+    assert directories.outbox.free_stem("a", {"a.2"}) == "a.3"
+    results = {"output.jsonl": b"out"}
+    assert delivered(directories, "a", results) == "a.2"
+    assert delivered(directories, "a.2", results) == "a.2", "a delivery again changes nothing"
     assert names(path / "outbox") == ["a.2.output.jsonl", "a.2.status.json", "a.errors.jsonl"]
 
 
@@ -308,9 +401,121 @@ def test_a_delivery_cut_short_is_completed_under_the_same_stem(
     directories: Directories, path: Path
 ) -> None:
     (path / "outbox" / "a.output.jsonl").write_text("out")
-    results = {"output.jsonl": b"out", "status.json": b"{}"}
-    assert directories.deliver("a", "a", results) == "a"
+    assert delivered(directories, "a", {"output.jsonl": b"out"}) == "a"
     assert names(path / "outbox") == ["a.output.jsonl", "a.status.json"]
+
+
+def test_a_status_is_replaced_by_later_ones_of_its_batch_only(
+    directories: Directories, path: Path
+) -> None:
+    outbox, file = directories.outbox, path / "outbox" / "a.status.json"
+    outbox.announce("a", "batch_1", b'{"id":"batch_1",1}')
+    assert outbox.tell("a", "batch_1", b'{"id":"batch_1",2}')
+    outbox.announce("a", "batch_1", b'{"id":"batch_1",1}')
+    assert file.read_text() == '{"id":"batch_1",2}', "the first word is not the last"
+    assert not outbox.tell("a", "batch_12", b'{"id":"batch_12",3}')
+    assert file.read_text() == '{"id":"batch_1",2}'
+    file.write_bytes(bytes(9))
+    assert outbox.tell("a", "batch_1", b'{"id":"batch_1",3}'), "it was blank since a power cut"
+    assert file.read_text() == '{"id":"batch_1",3}'
+    assert names(path / "outbox") == ["a.status.json"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+def test_a_status_replaces_no_trap(directories: Directories, path: Path, kind: str) -> None:
+    victim, trap = path / "victim", path / "outbox" / "a.status.json"
+    victim.write_text('{"id":"batch_1",')
+    match kind:
+        case "link":
+            trap.symlink_to(victim)
+        case "pipe":
+            os.mkfifo(trap)
+        case _:
+            trap.mkdir()
+    assert not directories.outbox.tell("a", "batch_1", b'{"id":"batch_1",2}')
+    assert victim.read_text() == '{"id":"batch_1",'
+    assert delivered(directories, "a", {}) == "a.2"
+    assert names(path / "outbox") == ["a.2.status.json", "a.status.json"]
+
+
+def test_a_status_does_not_stay_behind_when_results_get_another_stem(
+    directories: Directories, path: Path
+) -> None:
+    directories.outbox.announce("a", "batch_1", STATUS)
+    (path / "outbox" / "a.output.jsonl").write_text("of somebody else")
+    assert delivered(directories, "a", {"output.jsonl": b"out"}) == "a.2"
+    assert names(path / "outbox") == ["a.2.output.jsonl", "a.2.status.json", "a.output.jsonl"]
+
+
+def test_a_batch_object_begins_with_what_a_status_is_known_by() -> None:
+    record = BatchRecord(
+        id="batch_1",
+        owner="local",
+        status=BatchStatus.VALIDATING,
+        endpoint="/v1/embeddings",
+        input_file_id="file-1",
+        completion_window="24h",
+        output_expires_after=3600,
+        created_at=1,
+        expires_at=2,
+        output_file_id=None,
+        error_file_id=None,
+    )
+    assert status(record).startswith(b'{"id":"batch_1",')
+
+
+# -- pairs
+
+
+def pair(directories: Directories, path: Path, name: str = "a") -> tuple[Seen, Seen]:
+    sidecar = drop(directories, path, f"{name}.toml", "options")
+    return drop(directories, path, f"{name}.jsonl", "requests"), sidecar
+
+
+def test_a_sidecar_moves_along_under_the_same_number(directories: Directories, path: Path) -> None:
+    (path / "done" / "a.toml").write_text("old")
+    directories.move_to_done(leaving(*pair(directories, path)))
+    directories.move_to_done(leaving(drop(directories, path, "a.jsonl", "alone")))
+    assert names(path / "done") == ["a.2.jsonl", "a.2.toml", "a.3.jsonl", "a.toml"]
+    assert (path / "done" / "a.2.toml").read_text() == "options"
+    assert (path / "done" / "a.3.jsonl").read_text() == "alone"
+
+
+def test_a_move_cut_short_is_completed_beside_the_sidecar(
+    directories: Directories, path: Path
+) -> None:
+    (path / "done" / "a.jsonl").write_text("old")
+    original, sidecar = pair(directories, path)
+    directories.move_to_done(leaving(None, sidecar))
+    assert names(path / "done") == ["a.2.toml", "a.jsonl"]
+    rest = Leaving(stem="a", original=original, sidecar_identity=sidecar.identity)
+    directories.move_to_done(rest)
+    assert names(path / "done") == ["a.2.jsonl", "a.2.toml", "a.jsonl"]
+    assert (path / "done" / "a.2.jsonl").read_text() == "requests"
+
+
+def test_a_sidecar_that_came_later_stays(directories: Directories, path: Path) -> None:
+    original, sidecar = pair(directories, path)
+    (path / "new").write_text("later")
+    (path / "new").rename(path / "a.toml")
+    directories.move_to_done(leaving(original, sidecar))
+    assert names(path / "done") == ["a.jsonl"]
+    assert (path / "a.toml").read_text() == "later"
+
+
+def test_a_rejected_pair_lies_beside_its_report(directories: Directories, path: Path) -> None:
+    (path / "rejected" / "a.toml").write_text("of another file")
+    original, sidecar = pair(directories, path)
+    assert directories.reject(original, "a.jsonl", b"why", sidecar)
+    assert names(path / "rejected") == ["a.2.error.json", "a.2.jsonl", "a.2.toml", "a.toml"]
+
+
+def test_a_directory_in_the_place_of_a_sidecar_stays(directories: Directories, path: Path) -> None:
+    (path / "a.toml").mkdir()
+    sidecar = directories.inbox.look("a.toml")
+    assert directories.reject(drop(directories, path, "a.jsonl"), "a.jsonl", b"why", sidecar)
+    assert names(path / "rejected") == ["a.error.json", "a.jsonl"]
+    assert (path / "a.toml").is_dir()
 
 
 def test_a_writer_is_noticed(directories: Directories, path: Path) -> None:

@@ -9,6 +9,7 @@ const KEY = "batchd-key";
 const KINDS = {
   ok: "good", waiting: "wait", gone: "bad",
   completed: "good", failed: "bad", expired: "wait", cancelled: "wait", cancelling: "wait",
+  paused: "wait",
 };
 
 const find = (id) => document.getElementById(id);
@@ -159,8 +160,8 @@ function createBatch(batch) {
 
 function updateBatch(card, batch) {
   const { total, completed, failed } = batch.request_counts;
-  const { priority, notes, retrying } = batch.batchd;
-  mark(card.querySelector(".mark"), batch.status);
+  const { priority, paused_at: pausedAt, notes, retrying } = batch.batchd;
+  mark(card.querySelector(".mark"), pausedAt ? "paused" : batch.status);
   tell(card.querySelector(".when"), `${duration(Date.now() / 1000 - batch.created_at)} ago`);
   const about = [batch.endpoint, batch.model, priority ? `priority ${priority}` : ""];
   tell(card.querySelector(".about"), about.filter(Boolean).join(" · "));
@@ -182,7 +183,7 @@ function counts(batch) {
 
 // Lines a second since a look of up to half a minute ago; 0 while unknown.
 function paceOf(batch, done) {
-  if (batch.status !== "in_progress") {
+  if (batch.status !== "in_progress" || batch.batchd.paused_at) {
     paces.delete(batch.id);
     return 0;
   }

@@ -24,17 +24,16 @@ from batchd.api.auth import Keys
 from batchd.api.parts import BATCHES, FILES
 from batchd.backends.caller import Caller, opened_caller
 from batchd.backends.pool import Pool, opened_pool
-from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.config import BackendConfig, BatchesConfig, Config, ServerConfig
 from batchd.damage import Damage
 from batchd.disk import Disk
 from batchd.engine.validator import Validator
-from batchd.files import Files
 from batchd.metrics import Metrics
 from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store.database import Database
+from batchd.use_cases import UseCases
 from tests.integration.api.multipart import Form, field, file, form, in_pieces
 from tests.support.onwire import check_response
 from tests.support.waiting import until
@@ -106,31 +105,24 @@ class Api:
                 Database.opened(spool.database, _fatal, room.make_room)
             )
             pool = await stack.enter_async_context(_pool(setup.backend, clock))
-            files = Files(
+            config = Config(server=setup.server, batches=setup.batches)
+            use_cases = UseCases.over(
                 database,
                 spool,
-                max_size=setup.server.max_upload_size,
+                config,
                 room=room,
                 damage=Damage(Metrics()),
-                lifetime=2592000,
-                now=clock,
-                draw=secrets.token_bytes,
-            )
-            batches = Batches(
-                database,
-                files,
-                room=room,
                 now=clock,
                 draw=secrets.token_bytes,
                 ring=bell.ring,
             )
+            files, batches = use_cases.files, use_cases.batches
             if setup.validating:
                 validator = Validator(batches, files, spool, room, pool, setup.batches, bell)
                 await stack.enter_async_context(_running(validator, bell))
             app = make_app(
-                Config(server=setup.server, batches=setup.batches),
-                files,
-                batches,
+                config,
+                use_cases,
                 pool,
                 keys,
                 secrets.token_bytes,

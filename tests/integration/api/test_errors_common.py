@@ -43,7 +43,9 @@ async def test_an_unknown_route_is_named(api: Api, method: str, path: str) -> No
 )
 async def test_a_wrong_method_is_named(api: Api, method: str, path: str) -> None:
     hint = "(HINT: Perhaps you meant to use a different HTTP method?)"
-    refused(await api.ask(method, path), 405, f"Not allowed to {method} on {path}. {hint}")
+    answer = await api.ask(method, path)
+    refused(answer, 405, f"Not allowed to {method} on {path}. {hint}")
+    assert answer.headers["Allow"]
 
 
 @pytest.mark.parametrize(

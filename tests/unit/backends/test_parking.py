@@ -63,3 +63,22 @@ def test_an_end_lets_one_go_at_once() -> None:
     assert (it.is_parked(1), it.is_half_open) == (False, True)
     it.park(park(2), 1)
     assert it.until() == 3
+
+
+def test_another_key_ends_a_refusal_but_no_wait_that_the_server_asked_for() -> None:
+    it = Parking("gpu")
+    it.park(park(300, "refused_401"), 0)
+    it.park(park(2, "rate_limited"), 1)
+    it.end_refusal(2)
+    assert (it.is_parked(2.9), it.is_parked(3), it.reason) == (True, False, "rate_limited")
+    it.park(park(300, "refused_401"), 4)
+    it.end_refusal(5)
+    assert (it.is_parked(5), it.is_half_open) == (False, True)
+
+
+def test_who_says_that_it_is_over_is_believed_though_the_server_asked_to_wait() -> None:
+    it = Parking("gpu")
+    it.park(park(60, "rate_limited"), 0)
+    it.end()
+    it.end_refusal(1)
+    assert not it.is_parked(1)

@@ -1,9 +1,12 @@
 """A Files and Batch API in memory, for the command line to talk to.
 
-Each look at a batch takes the next of ``steps`` (what to change in it), and stays at the last.
+Each look at a batch takes the next of ``steps`` (what to change in it), and stays at the last. A
+batch has the ``results`` that a test gives it; a cursor is how many lines of each file were read.
 """
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -79,6 +82,23 @@ BACKENDS: list[Json] = [
 ]
 
 
+class FakeResults:
+    """The result lines of one batch so far; ``more``: it runs still."""
+
+    def __init__(self, completed: list[bytes], failed: list[bytes], *, more: bool) -> None:
+        self.lines = {"completed": completed, "failed": failed}
+        self.more = more
+        self.asked: list[Json] = []
+
+    def answer(self, query: dict[str, list[str]]) -> tuple[bytes, str]:
+        self.asked.append({name: values[0] for name, values in query.items()})
+        status = query["status"][0]
+        at = dict(zip(self.lines, map(int, query.get("after", ["0-0"])[0].split("-")), strict=True))
+        found = self.lines[status][at[status] :]
+        at[status] += len(found)
+        return b"".join(found), "-".join(map(str, at.values()))
+
+
 class FakeApi:
     """What the API has, and how it answers; change it at will."""
 
@@ -92,6 +112,12 @@ class FakeApi:
         self.headers: list[dict[str, str]] = []
         self.refusals: list[tuple[str, int, str]] = []
         self.cut_downloads = 0
+        self.refuse_after: int | None = None  # so many batches are made
+        self.interrupted_at = ""  # the person presses Ctrl-C when this is asked for
+        self.lost_answers = 0  # creates that are done, and whose answer never arrives
+        self.limits: Json | None = None
+        self.results: dict[str, FakeResults] = {}
+        self._keys: dict[str, Json] = {}
         self._seen: dict[str, int] = {}
 
     def refuse(self, route: str, status: int, message: str) -> None:
@@ -99,6 +125,8 @@ class FakeApi:
         self.refusals.append((route, status, message))
 
     def refusal(self, method: str, path: str) -> tuple[int, str] | None:
+        if (method, path) == ("POST", "/v1/batches") and len(self.batches) == self.refuse_after:
+            return 400, "Enough."
         for route, status, message in self.refusals:
             if f"{method} {path}".startswith(route):
                 self.refusals.remove((route, status, message))
@@ -120,6 +148,14 @@ class FakeApi:
         }
         return self.files[file_id]
 
+    def created(self, asked: Json, key: str | None) -> Json:
+        """The batch of this key, made if there is none."""
+        if key is None or key not in self._keys:
+            batch = self.add_batch(asked)
+            self._keys[key or batch["id"]] = batch
+            return batch
+        return self._keys[key]
+
     def add_batch(self, asked: Json) -> Json:
         batch_id = f"batch_{len(self.batches) + 1}"
         self.batches[batch_id] = {
@@ -133,7 +169,7 @@ class FakeApi:
             "status": "validating",
             "output_file_id": None,
             "error_file_id": None,
-            "created_at": 1_700_000_000,
+            "created_at": 1_700_000_000 + len(self.batches),
             "expires_at": 1_700_086_400,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
             "usage": {"input_tokens": 12, "output_tokens": 34},
@@ -141,7 +177,7 @@ class FakeApi:
             "batchd": {
                 "priority": asked.get("priority", 0),
                 "paused_at": None,
-                "parent_id": None,
+                "parent_id": asked.get("parent_id"),
                 "notes": [],
                 "retrying": None,
             },
@@ -180,8 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(parts.path)
         self.api.requests.append((self.command, path))
         self.api.headers.append(dict(self.headers.items()))
+        if f"{self.command} {path}" == self.api.interrupted_at:
+            self.api.interrupted_at = ""
+            os.kill(os.getpid(), signal.SIGINT)
         if refusal := self.api.refusal(self.command, path):
             self._error(*refusal)
+        elif path == "/v1/limits" and self.api.limits:
+            self._json({"object": "limits"} | self.api.limits)
         elif path in ALWAYS:
             self._json(ALWAYS[path])
         else:
@@ -192,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ("POST", "v1", "files"):
                 self._json(self.api.add_file(*self._form(body)))
             case ("POST", "v1", "batches"):
-                self._json(self.api.add_batch(json.loads(body)))
+                self._made(json.loads(body))
             case ("GET", "v1", "backends"):
                 self._json({"object": "list", "data": self.api.backends})
             case ("POST", "v1", "backends", name, "resume"):
@@ -200,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ("GET", "v1", "files" | "batches" as kind):
                 self._page(list(getattr(self.api, kind).values())[::-1], query)
             case (_, "v1", "batches", batch_id, *verb) if batch_id in self.api.batches:
-                self._batch(batch_id, verb)
+                self._batch(batch_id, verb, json.loads(body or b"{}"), query)
             case (_, "v1", "files", file_id, *verb) if file_id in self.api.contents:
                 self._file(file_id, verb)
             case _:
@@ -221,10 +262,42 @@ class _Handler(BaseHTTPRequestHandler):
         }
         self._error(404, said.get(kind, f"Invalid URL ({self.command} {path})"))
 
-    def _batch(self, batch_id: str, verb: list[str]) -> None:
-        if verb == ["cancel"]:
-            self.api.steps = [{"status": "cancelling"}]
+    def _batch(
+        self, batch_id: str, verb: list[str], asked: Json, query: dict[str, list[str]]
+    ) -> None:
+        batch = self.api.batches[batch_id]
+        match verb:
+            case ["cancel"]:
+                self.api.steps = [{"status": "cancelling"}]
+            case ["pause"]:
+                batch["batchd"]["paused_at"] = 1_700_000_030
+            case ["resume"]:
+                batch["batchd"]["paused_at"] = None
+            case ["priority"]:
+                batch["batchd"]["priority"] = asked["priority"]
+            case ["retry"]:
+                self._made(batch | {"retried": asked, "parent_id": batch_id})
+                return
+            case ["results"]:
+                self._results(self.api.results[batch_id], query)
+                return
+            case _:
+                pass
         self._json(self.api.look(batch_id))
+
+    def _made(self, asked: Json) -> None:
+        batch = self.api.created(asked, self.headers["Idempotency-Key"])
+        batch["retried"] = asked.get("retried")
+        if self.api.lost_answers:
+            self.api.lost_answers -= 1
+            self.close_connection = True
+        else:
+            self._json(batch)
+
+    def _results(self, results: FakeResults, query: dict[str, list[str]]) -> None:
+        content, cursor = results.answer(query)
+        more = "true" if results.more else "false"
+        self._send(200, content, headers={"x-next-cursor": cursor, "x-has-more": more})
 
     def _file(self, file_id: str, verb: list[str]) -> None:
         if self.command == "DELETE":
@@ -233,9 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"id": file_id, "object": "file", "deleted": True})
         elif verb == ["content"]:
             content = self.api.contents[file_id]
-            cut, self.api.cut_downloads = self.api.cut_downloads > 0, self.api.cut_downloads - 1
-            self._send(200, content[: len(content) // 2] if cut else content, len(content))
-            self.close_connection = cut
+            self._send(200, content)
         else:
             self._json(self.api.files[file_id])
 
@@ -261,14 +332,31 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, answer: object) -> None:
         self._send(200, json.dumps(answer).encode())
 
-    def _send(self, status: int, content: bytes, length: int | None = None) -> None:
+    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        is_download = bool(headers) or self.path.endswith("/content")
+        cut = is_download and self.api.cut_downloads > 0 and bool(content)
+        self.api.cut_downloads -= cut
         self.send_response(status)
-        self.send_header("Content-Length", str(len(content) if length is None else length))
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.close_connection = self.close_connection or cut
 
 
-class _UnixServer(ThreadingMixIn, UnixStreamServer):
+class _Quiet:
+    """A client that hangs up is no news."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
+class _TcpServer(_Quiet, ThreadingHTTPServer):
+    pass
+
+
+class _UnixServer(_Quiet, ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
 
     def get_request(self) -> tuple[Any, Any]:
@@ -284,7 +372,7 @@ def serving(api: FakeApi, port: int = 0, path: str | None = None) -> Generator[s
         server = _UnixServer(path, handler)
         url = f"unix:{path}"
     else:
-        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        server = _TcpServer(("127.0.0.1", port), handler)
         url = f"http://127.0.0.1:{server.server_address[1]}"
     with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -1,10 +1,9 @@
 import json
-from pathlib import Path
 
 import pytest
 
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_api import ALL_FAILED, COMPLETED, FAILED, RUNNING, FakeApi
+from tests.unit.cli.fake_api import COMPLETED, FAILED, RUNNING, FakeApi
 
 ASKED = {"endpoint": "/v1/embeddings", "input_file_id": "file-1", "completion_window": "24h"}
 
@@ -131,41 +130,3 @@ def test_an_unknown_batch_is_named(run: Run, command: str) -> None:
     result = run(command, "batch_x/../y")
     assert result.code == 1
     assert "No batch found with id 'batch_x" in result.err
-
-
-def test_results_go_to_standard_output(run: Run, api: FakeApi, batch: str) -> None:
-    assert run("results", batch).out.encode() == api.contents["file-out"]
-    assert run("results", batch, "--errors", "-").out.encode() == api.contents["file-err"]
-
-
-def test_results_go_to_files(run: Run, api: FakeApi, batch: str, tmp_path: Path) -> None:
-    out, err = tmp_path / "out", tmp_path / "err"
-    assert run("results", batch, "-o", out, "--errors", err).code == 0
-    assert out.read_bytes() == api.contents["file-out"]
-    assert err.read_bytes() == api.contents["file-err"]
-    result = run("results", batch, "-o", out)
-    assert result.code == 1
-    assert "exists already" in result.err
-    assert run("results", batch, "-o", out, "--force").code == 0
-
-
-def test_results_of_a_running_batch_say_how_to_wait(run: Run, api: FakeApi, batch: str) -> None:
-    api.steps = [RUNNING]
-    result = run("results", batch)
-    assert result.code == 1
-    assert f"batchd wait {batch}" in result.err
-
-
-def test_results_that_are_not_there_are_said(run: Run, api: FakeApi, batch: str) -> None:
-    api.steps = [ALL_FAILED]
-    result = run("results", batch)
-    assert (result.code, result.out) == (1, "")
-    assert "0 of 4 lines answered, 4 failed" in result.err
-    assert run("results", batch, "--errors", "-").code == 0
-
-
-def test_results_that_have_expired_are_said(run: Run, api: FakeApi, batch: str) -> None:
-    del api.contents["file-out"]
-    result = run("results", batch)
-    assert result.code == 1
-    assert "file-out were deleted or have expired" in result.err

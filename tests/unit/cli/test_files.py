@@ -40,3 +40,11 @@ def test_deleting_goes_on_after_a_file_that_is_not_there(run: Run, api: FakeApi)
 def test_deleting_with_json_prints_what_the_api_said(run: Run, api: FakeApi) -> None:
     file_id = api.add_file("one.jsonl", b"")["id"]
     assert json.loads(run("files", "delete", file_id, "--json").out)["deleted"] is True
+
+
+def test_get_can_tell_machines_where_the_content_is(run: Run, api: FakeApi, tmp_path: Path) -> None:
+    file_id = api.add_file("in.jsonl", b"x")["id"]
+    out = tmp_path / "out"
+    told = json.loads(run("files", "get", file_id, "-o", out, "--json").out)
+    assert told == {"id": file_id, "output": str(out)}
+    assert run("files", "get", file_id, "--json").code == 2

@@ -121,7 +121,7 @@ def test_an_upload_that_is_refused_half_way_says_why(tmp_path: Path) -> None:
     large = tmp_path / "large.jsonl"
     large.write_bytes(b"x" * 30_000_000)
     with answering(b"") as url, pytest.raises(Unreachable, match="max_upload_size"):
-        Client(Http(url)).upload(large, lambda _sent: None)
+        Client(Http(url)).upload(large, "large.jsonl", lambda _sent: None)
 
 
 def test_the_answer_to_an_upload_is_read_though_the_rest_was_not_wanted(tmp_path: Path) -> None:
@@ -130,4 +130,4 @@ def test_the_answer_to_an_upload_is_read_though_the_rest_was_not_wanted(tmp_path
     told = b'{"error":{"message":"The file is too large.","type":"x","param":null,"code":null}}'
     answer = b"HTTP/1.1 413 X\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told)
     with answering(answer) as url, pytest.raises(Refused, match="The file is too large"):
-        Client(Http(url)).upload(path, lambda _sent: None)
+        Client(Http(url)).upload(path, "in.jsonl", lambda _sent: None)

@@ -36,9 +36,13 @@ def test_the_default_url_is_the_default_listen_address() -> None:
 
 
 def test_a_client_command_imports_nothing_heavy() -> None:
-    names = "{'aiohttp', 'asyncio', 'msgspec', 'rich', 'batchd.config', 'batchd.daemon'}"
+    names = (
+        "{'aiohttp', 'asyncio', 'click.shell_completion', 'msgspec', 'rich', 'tempfile', "
+        "'batchd.config', 'batchd.daemon'}"
+    )
+    modules = ("again", "backends", "batches", "completion", "fetch", "files", "steering", "submit")
     script = (
-        "import sys, batchd.cli.main, batchd.cli.batches, batchd.cli.submit\n"
+        f"import sys, {', '.join(f'batchd.cli.{name}' for name in ('main', *modules))}\n"
         f"print(*sorted({names} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)  # noqa: S603 - our own

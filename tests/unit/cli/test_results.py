@@ -84,3 +84,30 @@ def test_what_would_go_wrong_later_is_said_now(tmp_path: Path, name: str, senten
 def test_a_full_disk_is_one_sentence() -> None:
     with pytest.raises(CommandFailed, match="/dev/full cannot be written: No space left"):
         Target(Path("/dev/full")).write([b"x" * 100_000])
+
+
+def test_appending_adds_all_or_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    target = Target(out, appends=True)
+    target.write([b"one\n"])
+    with pytest.raises(CommandFailed, match="broke off"):
+        target.write(breaking())
+    target.check()
+    target.write([b"two\n", b"three\n"])
+    assert out.read_bytes() == b"one\ntwo\nthree\n"
+
+
+def test_a_growing_file_never_replaces_another(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Target(out).growing() as file:
+        file.write(b"one\n")
+        assert out.read_bytes() == b"one\n"
+    with (
+        pytest.raises(CommandFailed, match="cannot be written: File exists"),
+        Target(out).growing(),
+    ):
+        pass
+    with Target(out, force=True).growing():
+        pass
+    Target(out).remove_empty()
+    assert not out.exists()

@@ -1,9 +1,12 @@
+import io
 import json
+import socket
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.conftest import Run
+from tests.unit.cli.conftest import LINE, Run
 from tests.unit.cli.fake_api import ALL_FAILED, COMPLETED, FAILED, RUNNING, FakeApi
 
 
@@ -137,7 +140,8 @@ def test_an_upload_whose_batch_is_refused_is_taken_back(
         (b"", "is empty"),
         (b"\n \n", "is empty"),
         (b"not json\n", "is not JSON"),
-        (b"[1]\n", "has no url"),
+        (b"[1]\n", "is a list"),
+        (b"7\n", "has no url"),
         (b'{"url": 3}\n', "has no url"),
     ],
 )
@@ -167,7 +171,7 @@ def test_an_input_that_is_not_there_or_not_a_file_is_said(
 ) -> None:
     assert "No such file" in run("submit", tmp_path / "none.jsonl").err
     assert "Is a directory" in run("submit", tmp_path).err
-    assert "is not a file" in run("submit", "/dev/null").err
+    assert "submit -" in run("submit", "/dev/null").err
     assert api.requests == []
 
 
@@ -199,3 +203,151 @@ def test_results_never_go_to_the_input(run: Run, api: FakeApi, prompts: Path) ->
     assert run("submit", prompts, "--wait", "--force", "-o", prompts).code == 2
     assert run("submit", prompts, prompts, "--wait", "-o", "x").code == 2
     assert api.requests == []
+
+
+def test_standard_input_is_an_input_and_its_answers_go_to_standard_output(
+    run: Run, api: FakeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINE.encode())))
+    result = run("submit", "-", "--wait")
+    assert result.code == 0
+    assert api.contents["file-1"] == LINE.encode()
+    assert api.files["file-1"]["filename"] == "stdin.jsonl"
+    assert result.out.encode() == api.contents["file-out"]
+    assert "(standard input) completed" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standard_input_is_not_read_when_there_is_no_daemon(
+    offline: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin = io.BytesIO(LINE.encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stdin))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    assert "cannot reach the daemon" in offline("submit", "-", "--url", url).err
+    assert stdin.tell() == 0
+
+
+def limits(lines: int = 1000, size: int = 1024**2, inputs: int = 1000) -> dict[str, int]:
+    return {"max_requests": lines, "max_upload_size": size, "max_embedding_inputs": inputs}
+
+
+def test_a_file_over_the_limits_becomes_several_batches_and_one_pair_of_results(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    prompts.write_text(LINE * 5)
+    api.limits = limits(lines=2)
+    result = run("submit", prompts, "--wait", "--metadata", "k=v")
+    assert result.code == 0
+    assert "(5 lines, 365 B) is sent as 3 batches: one takes at most 2 lines, 1.0 MiB" in result.err
+    assert [api.contents[f"file-{n}"] for n in (1, 2, 3)] == [
+        LINE.encode() * 2,
+        LINE.encode() * 2,
+        LINE.encode(),
+    ]
+    assert [batch["metadata"] for batch in api.batches.values()] == [
+        {"k": "v", "batchd_part": f"{n}/3", "batchd_input": "prompts.jsonl"} for n in (1, 2, 3)
+    ]
+    assert api.files["file-2"]["filename"] == "prompts_part_2_of_3.jsonl"
+    output = prompts.with_name("prompts.output.jsonl").read_bytes()
+    assert output == api.contents["file-out"] * 3
+    errors = prompts.with_name("prompts.errors.jsonl").read_bytes()
+    assert errors == api.contents["file-err"] * 3
+    assert "(prompts.jsonl 2/3) completed" in result.out
+    assert result.out.count("answers: ") == 1
+
+
+def test_it_can_be_split_smaller_without_waiting(run: Run, api: FakeApi, prompts: Path) -> None:
+    prompts.write_text(LINE * 4)
+    result = run("submit", prompts, "--split", "3")
+    assert result.out == "batch_1\nbatch_2\n"
+    assert "batchd results batch_1 batch_2 -o FILE" in result.err
+    assert len(run("submit", prompts, "--split-size", "80").out.splitlines()) == 4
+    assert len(api.batches) == 6
+
+
+def test_a_line_that_is_not_valid_has_the_number_it_has_in_the_whole_file(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    prompts.write_text(LINE * 8)
+    api.steps = [FAILED]
+    result = run("submit", prompts, "--wait", "--split", "4")
+    assert result.code == 1
+    assert "line 3: invalid_json_line" in result.out
+    assert "line 7: invalid_json_line" in result.out
+
+
+def test_an_input_that_is_refused_says_what_goes_on_already(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    wrong = prompts.with_name("wrong.jsonl")
+    wrong.write_text(LINE)
+    api.refuse("POST /v1/batches", 400, "No more.")
+    assert run("submit", wrong).err == "batchd: No more.\n"
+    prompts.write_text(LINE * 2)
+    api.refuse_after = 1
+    result = run("submit", prompts, "--split", "1")
+    assert result.code == 1
+    assert "part 2 of 2 of prompts.jsonl was not submitted: Enough." in result.err
+    assert "going on: batch_1" in result.err
+
+
+def test_a_create_whose_answer_was_lost_is_repeated_and_makes_one_batch(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    api.lost_answers = 2
+    result = run("submit", prompts)
+    assert (result.code, result.out) == (0, "batch_1\n")
+    assert api.requests.count(("POST", "/v1/batches")) == 3
+    keys = {headers.get("Idempotency-Key") for headers in api.headers} - {None}
+    assert len(keys) == 1
+    assert len(api.batches) == 1
+    assert run("submit", prompts).out == "batch_2\n"
+
+
+def test_the_results_of_two_inputs_never_go_to_one_file(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    result = run("submit", prompts, prompts, "--wait")
+    assert result.code == 2
+    assert "the same file" in result.err
+    assert run("submit", "-", "-").code == 2
+    assert run("submit", "-", "--wait", "--json").code == 2
+    assert api.requests == []
+
+
+def test_ctrl_c_between_two_parts_says_what_goes_on(run: Run, api: FakeApi, prompts: Path) -> None:
+    api.interrupted_at = "POST /v1/files"
+    result = run("submit", prompts)
+    assert result.code == 1
+    assert result.err.endswith("batchd: interrupted before prompts.jsonl was submitted\n")
+    prompts.write_text(LINE * 2)
+    assert run("submit", prompts, "--split", "1").code == 0
+    assert len(api.batches) == 2
+
+
+def test_a_create_that_is_never_answered_says_what_is_not_known(
+    run: Run, api: FakeApi, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.cli.waiting._LONGEST_DOUBT", 0.05)
+    api.lost_answers = 1000
+    result = run("submit", prompts)
+    assert result.code == 1
+    assert "Whether the batch was made is not known: see `batchd list`." in result.err
+    assert len(api.batches) == 1
+
+
+def test_detaching_from_parts_says_how_to_get_their_results_together(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    prompts.write_text(LINE * 2)
+    api.steps = [RUNNING]
+    api.interrupted_at = "GET /v1/batches/batch_2"
+    result = run("submit", prompts, "--split", "1", "--wait")
+    assert result.code == 1
+    assert "Detached; 2 batches go on." in result.err
+    assert "batchd wait batch_1 batch_2\n" in result.err
+    assert "batchd results batch_1 batch_2 -o FILE" in result.err
+    assert ("POST", "/v1/batches/batch_1/cancel") not in api.requests

@@ -9,7 +9,7 @@ import pytest
 from batchd.bell import Bell
 from batchd.engine.keeper import Keeper
 from batchd.errors import NoRoom
-from batchd.model import Counts
+from batchd.model import Control, Counts
 from batchd.states import BatchStatus, Event
 from tests.support.bench import Bench
 from tests.support.fakes import FakeCaller
@@ -113,14 +113,14 @@ async def test_a_step_that_came_too_late_changes_nothing(
     it = Keeping(parts)
     run = await it.add(requests("ab"))
     run.input_lost = True
-    statuses = await parts.batches.statuses()
+    controls = await parts.batches.controls()
     await parts.batches.cancel("local", run.id)
 
-    async def stale() -> dict[str, BatchStatus]:
-        return statuses
+    async def stale() -> dict[str, Control]:
+        return controls
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts.batches, "statuses", stale)
+        patch.setattr(parts.batches, "controls", stale)
         await it.keeper.follow()
     assert (await parts.row(run.id)).status is BatchStatus.CANCELLING
     await it.keeper.follow()

@@ -89,7 +89,9 @@ async def test_counts_and_usage_come_back(parts: Parts, caplog: pytest.LogCaptur
     read = [logged["ledgers_read"][name] for name in ("batches", "lines", "bytes")]
     assert read == [1, 4, size]
     seen = parts.batches.progress(await parts.row(record.id))
-    assert seen == Progress(Counts(5, 2, 1), run.ledger.usage)
+    ends = (run.ledger.end(LineFile.OUTPUT), run.ledger.end(LineFile.ERROR))
+    known = Progress(Counts(5, 2, 1), run.ledger.usage, output_end=ends[0], error_end=ends[1])
+    assert seen == known
 
 
 async def test_only_batches_that_are_to_run_get_a_run(parts: Parts) -> None:
@@ -112,9 +114,7 @@ async def test_damage_is_told_to_everybody(parts: Parts, caplog: pytest.LogCaptu
     record = await parts.running(requests("abc"))
     data = result(record, 0) + result(record, 1)
     path = await write(parts, record.output_file_id, data[:-9] + b"X" + data[-8:])
-    await parts.batches.checkpoint(
-        record.id, Progress(Counts(3, 2)), output_end=len(data), error_end=0
-    )
+    await parts.batches.checkpoint(record.id, Progress(Counts(3, 2), output_end=len(data)))
     it = Starting(parts)
     await it.recovery.recover_all()
     run = it.runs.get(record.id)
@@ -144,9 +144,7 @@ async def test_lines_that_are_gone_run_again_and_the_next_start_has_nothing_to_s
     data = result(record, 0) + result(record, 1)
     if kept:
         await write(parts, record.output_file_id, result(record, 0))
-    await parts.batches.checkpoint(
-        record.id, Progress(Counts(3, 2)), output_end=len(data), error_end=0
-    )
+    await parts.batches.checkpoint(record.id, Progress(Counts(3, 2), output_end=len(data)))
     for _ in range(2):
         parts.damage = Damage(Metrics())  # a new life has said nothing yet
         it = Starting(parts)

@@ -17,7 +17,7 @@ from batchd.engine.inspection import Inspection, Verdict
 from batchd.engine.validator import Validator
 from batchd.grouping import Order, open_order
 from batchd.jsonl import IndexedLines
-from batchd.model import BatchRecord, Counts
+from batchd.model import BatchRecord, Control, Counts
 from batchd.states import BatchStatus, Event
 from tests.support.fakes import HastyDisk
 from tests.support.parts import Parts, opened, request, requests
@@ -155,14 +155,14 @@ async def test_nothing_is_validated_while_the_disk_is_full(
     monkeypatch.setattr("batchd.engine.validator._LOOK_AGAIN", 0.005)
     record = await it.parts.create((await it.parts.upload(requests("a"))).id)
     looks = 0
-    statuses = it.parts.batches.statuses
+    controls = it.parts.batches.controls
 
-    async def counted() -> dict[str, BatchStatus]:
+    async def counted() -> dict[str, Control]:
         nonlocal looks
         looks += 1
-        return await statuses()
+        return await controls()
 
-    monkeypatch.setattr(it.parts.batches, "statuses", counted)
+    monkeypatch.setattr(it.parts.batches, "controls", counted)
     it.parts.room.note_full()
     async with it.running():
         await until(lambda: looks > 3)

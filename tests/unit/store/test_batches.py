@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchd.model import BatchRecord, Counts, LineError, Usage
+from batchd.model import BatchRecord, Counts, LineError, Progress, Usage
 from batchd.states import UNFINISHED, BatchStatus
 from batchd.store import batches as table
 from batchd.store.database import Database
@@ -88,7 +88,8 @@ async def test_what_is_listed_as_unfinished_is_what_is_not_terminal(database: Da
     await add(database, *(batch(status.value, status) for status in BatchStatus))
     expected = {status.value: status for status in UNFINISHED}
     assert {record.id for record in await table.unfinished(database)} == set(expected)
-    assert await table.statuses(database) == expected
+    controls = await table.controls(database)
+    assert {name: control.status for name, control in controls.items()} == expected
     for status in BatchStatus:
         for kind in ("out", "err"):
             owned = await table.owns_file(database, f"{status}-{kind}")
@@ -133,7 +134,7 @@ async def test_a_checkpoint_is_for_batches_with_a_ledger_only(database: Database
     for status in BatchStatus:
         await database.write(
             lambda tx, name=status.value: table.checkpoint(
-                tx, name, counts=Counts(9, 9), usage=Usage(), output_end=5, error_end=6
+                tx, name, Progress(Counts(9, 9), output_end=5, error_end=6)
             )
         )
     written = [status for status in BatchStatus if (await _row(database, status)).output_end == 5]

@@ -54,12 +54,8 @@ class Storage:
         errors = result(self.running, 3, refused=True)
         self.write(self.running.output_file_id, output)
         self.write(self.running.error_file_id, errors)
-        await self.parts.batches.checkpoint(
-            self.running.id,
-            Progress(Counts(6, 3, 1)),
-            output_end=len(output),
-            error_end=len(errors),
-        )
+        known = Progress(Counts(6, 3, 1), output_end=len(output), error_end=len(errors))
+        await self.parts.batches.checkpoint(self.running.id, known)
         batch = await self.parts.running(requests("uvwxyz"))
         output = b"".join(result(batch, index) for index in range(4))
         errors = result(batch, 4, refused=True) + never_run(batch, 5)

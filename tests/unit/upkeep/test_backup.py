@@ -21,6 +21,7 @@ from batchd.model import BatchRecord, Counts, Progress, RequestLine, Usage
 from batchd.spool import Spool
 from batchd.states import Event
 from batchd.store import copies
+from batchd.store.migrations import migrations
 from batchd.upkeep.backup import BackupFailed, Report, TargetRefused, back_up
 from batchd.wire.lines import CANCELLED, never_run_line, reply_line
 from tests.support.fakes import OK
@@ -268,10 +269,8 @@ async def test_a_ledger_is_copied_as_far_as_its_row_knows_it_at_least(
 
     async def grow() -> None:
         ledger.write_bytes(done(batch, "ab"))
-        progress = Progress(Counts(3, 2))
-        await it.parts.batches.checkpoint(
-            batch.id, progress, output_end=len(done(batch, "ab")), error_end=0
-        )
+        progress = Progress(Counts(3, 2), output_end=len(done(batch, "ab")))
+        await it.parts.batches.checkpoint(batch.id, progress)
 
     def grow_and_copy(path: Path, target: Path) -> None:
         asyncio.run_coroutine_threadsafe(grow(), loop).result(5)
@@ -480,7 +479,9 @@ async def test_it_says_how_far_it_is(it: Storage) -> None:
 async def test_an_older_database_can_be_backed_up(
     it: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchd.store.snapshot.migrations", lambda: [(1, ""), (2, "")])
+    known = await asyncio.to_thread(migrations)
+    newer = [*known, (len(known) + 1, "")]
+    monkeypatch.setattr("batchd.store.snapshot.migrations", lambda: newer)
     await it.back_up()
     assert it.copy().database.exists()
 

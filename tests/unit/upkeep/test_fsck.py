@@ -389,12 +389,12 @@ async def test_damage_of_a_batch_that_moves_on_all_the_time_is_said_all_the_same
 
     async def move_on() -> None:
         storage.running = await storage.parts.row(storage.running.id)
-        await storage.parts.batches.checkpoint(
-            storage.running.id,
-            Progress(Counts(6, looks, 1)),
+        progress = Progress(
+            Counts(6, looks, 1),
             output_end=storage.running.output_end,
             error_end=storage.running.error_end,
         )
+        await storage.parts.batches.checkpoint(storage.running.id, progress)
 
     def moving(spool: Spool, record: BatchRecord, upload: FileRecord | None) -> list[Finding]:
         nonlocal looks

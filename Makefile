@@ -20,6 +20,8 @@ OLD_CLIENT := .venvs/openai-$(OLD_OPENAI)/.installed
 
 # The tests that need no root, no GPU, and no minutes of a real model.
 ORDINARY := "not root and not vllm and not (slow and local_model)"
+# Most of their time is waiting for processes. Two at once is what the limits in them allow for.
+PARALLEL := --numprocesses 2 --dist loadfile
 
 NODE_DIR := tests/acceptance/node
 NODE_STAMP := $(NODE_DIR)/node_modules/.installed
@@ -49,7 +51,7 @@ test: dev clients node  ## set up .venv and run every test that needs no root
 		|| echo "The small model could not be installed: tests marked local_model are skipped."
 	@echo "Left out here: tests marked root (make test-system), vllm (.venv/bin/pytest -m vllm), and"
 	@echo "both slow and local_model (make test-model)."
-	$(WITH_NODE) $(BIN)/pytest -m $(ORDINARY) tests $(ARGS)
+	$(WITH_NODE) $(BIN)/pytest -m $(ORDINARY) $(PARALLEL) tests $(ARGS)
 
 test-unit: dev  ## run the unit tests only: seconds
 	$(BIN)/pytest tests/unit $(ARGS)

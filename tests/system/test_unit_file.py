@@ -104,7 +104,7 @@ def test_a_reload_is_a_signal_sent_by_the_program_that_may_be_run() -> None:
 def test_the_base_unit_needs_no_credential() -> None:
     """One that is missing would stop the unit, and most model servers want no key."""
     assert settings("LoadCredential") == []
-    assert set(drop_ins()) == {"key.conf", "network.conf"}
+    assert set(drop_ins()) == {"key.conf", "network.conf", "socket.conf"}
 
 
 @needs_systemd_analyze

@@ -6,6 +6,7 @@ one as its parent. A crash leaves, at most, an input file that expires. Memory: 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -97,11 +98,15 @@ class Again:
                 record.owner, msgspec.structs.replace(new, input_file_id=file.id)
             )
         except (BatchdError, OSError):
-            await self._files.delete(record.owner, file.id)
+            await self._remove(file)
             raise
         if batch.input_file_id != file.id:  # the wish was granted before
-            await self._files.delete(record.owner, file.id)
+            await self._remove(file)
         return batch
+
+    async def _remove(self, file: FileRecord) -> None:
+        with contextlib.suppress(NotFound):  # its owner was quicker
+            await self._files.delete(file.owner, file.id)
 
     async def _copied(self, record: BatchRecord, requests: Path, chosen: Bitmap) -> FileRecord:
         """The chosen requests as a file."""

@@ -1,8 +1,9 @@
 """What a command of a client costs before it does anything: CPU time, beside ``python -c pass``.
 
-``python -m benchmarks.cli``: medians of several runs, user and system time of the whole process as
-the kernel counts it; exit code 1 if one is over the limit. The daemon that ``list`` asks is real,
-and has batches to list. On a terminal it is measured too.
+``python -m benchmarks.cli``: user and system time of the whole process as the kernel counts it,
+over several runs. The least is judged, since all else that a machine does only adds to it; exit
+code 1 if one is over the limit. The daemon that ``list`` asks is real, and has batches to list. On
+a terminal it is measured too.
 """
 
 import argparse
@@ -15,16 +16,33 @@ import tempfile
 import termios
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.job import Client, write_input
 from tests.support.batchd_process import BatchdProcess
 from tests.support.model_process import ModelProcess
 
 _LIMIT = 0.150  # seconds of CPU
+_BARE = 0.014  # what ``python -c pass`` takes where that limit was set; a slower machine gets more
 _RUNS = 21
 _BATCHES = 20
 _WINDOW = (24, 120)
 _BATCHD = str(Path(sys.executable).with_name("batchd"))
+
+
+class _Command(NamedTuple):
+    name: str
+    argv: tuple[str, ...]
+    terminal: bool = False
+
+
+_COMMANDS = (
+    _Command("python -c pass", (sys.executable, "-c", "pass")),
+    _Command("batchd --help", (_BATCHD, "--help")),
+    _Command("batchd list", (_BATCHD, "list")),
+    _Command("batchd list --json", (_BATCHD, "list", "--json")),
+    _Command("batchd list (terminal)", (_BATCHD, "list"), terminal=True),
+)
 
 
 def main() -> int:
@@ -51,30 +69,26 @@ def _fill(port: int, directory: Path) -> None:
 
 
 def _measure(environment: dict[str, str], runs: int) -> int:
-    python = [sys.executable, "-c", "pass"]
-    bare = _median(python, environment, runs)
-    _say(f"{'CPU time, median of ' + str(runs):<32}{'ms':>8}{'ratio':>8}{'limit ms':>10}")
-    _say(f"{'python -c pass':<32}{1000 * bare:>8.0f}{1:>8.1f}")
+    """Each command in turn, so that what slows the machine down meets them all."""
+    costs: dict[_Command, list[float]] = {command: [] for command in _COMMANDS}
+    for number in range(runs + 1):
+        for command, taken in costs.items():
+            cost = _cpu(command.argv, environment, terminal=command.terminal)
+            if number:  # the first finds what is compiled or cached once
+                taken.append(cost)
+    bare = min(costs[_COMMANDS[0]])
+    limit = _LIMIT * max(1.0, bare / _BARE)
+    _say(f"{f'CPU time of {runs} runs, ms':<32}{'least':>8}{'median':>8}{'ratio':>8}{'limit':>8}")
     within = True
-    for args, terminal in (
-        (["--help"], False),
-        (["list"], False),
-        (["list", "--json"], False),
-        (["list"], True),
-    ):
-        cost = _median([_BATCHD, *args], environment, runs, terminal=terminal)
-        called = " ".join(["batchd", *args]) + (" (terminal)" if terminal else "")
-        _say(f"{called:<32}{1000 * cost:>8.0f}{cost / bare:>8.1f}{1000 * _LIMIT:>10.0f}")
-        within = within and cost <= _LIMIT
+    for command, taken in costs.items():
+        least, median = 1000 * min(taken), 1000 * statistics.median(taken)
+        _say(
+            f"{command.name:<32}{least:>8.0f}{median:>8.0f}{min(taken) / bare:>8.1f}"
+            f"{1000 * limit:>8.0f}"
+        )
+        within = within and min(taken) <= limit
     _say("within the limit" if within else "OVER THE LIMIT")
     return 0 if within else 1
-
-
-def _median(
-    command: Sequence[str], environment: dict[str, str], runs: int, *, terminal: bool = False
-) -> float:
-    _cpu(command, environment, terminal=terminal)  # what is compiled or cached once
-    return statistics.median(_cpu(command, environment, terminal=terminal) for _ in range(runs))
 
 
 def _cpu(command: Sequence[str], environment: dict[str, str], *, terminal: bool) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from batchd.api.identity import is_unix
+from batchd.api.identity import PROXIED, is_unix
 from batchd.errors import ConfigError, Forbidden, Unauthorized
 from batchd.model import LOCAL_OWNER
 
@@ -73,6 +73,12 @@ class Keys:
         """Whose is what is known to be this Unix user's."""
         if not self._unix_owners:
             return LOCAL_OWNER
+        if uid == PROXIED:
+            raise Forbidden(
+                "This request came to the Unix socket through a proxy, so nobody knows whose it "
+                "is: let the proxy use TCP, with a key.",
+                code="proxied",
+            )
         return self._users.get(uid, f"uid-{uid}")
 
     def owner(self, authorization: str | None, peer: int | None = None) -> str:
@@ -144,10 +150,10 @@ class Guard:
 
     def check(self, request: web.Request) -> None:
         """``Forbidden`` for a foreign Host (DNS rebinding) or Origin (a page's request)."""
-        if self._any or is_unix(request):
+        if self._any:
             return
         host = request.headers.get("Host", "")
-        if _without_port(host) not in self._hosts:
+        if not is_unix(request) and _without_port(host) not in self._hosts:
             raise Forbidden(
                 f"This batchd does not answer for the host '{host[:128]}': add it to "
                 "server.allowed_hosts if it should.",

@@ -6,7 +6,9 @@ opened. A client too many is turned away before it has said anything.
 
 import asyncio
 import contextlib
+import errno
 import logging
+import stat
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import cast
@@ -72,12 +74,20 @@ async def listening(
         await runner.cleanup()
 
 
+def _make_way(place: Path) -> None:
+    """Remove what an earlier life has left at the socket's name, and nothing else."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(place.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "there is something that is no socket", str(place))
+        place.unlink()
+
+
 async def _listen(doorway: _Doorway, address: str) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     place = parse_address(address)
     try:
         if isinstance(place, Path):
-            await asyncio.to_thread(place.unlink, missing_ok=True)
+            await asyncio.to_thread(_make_way, place)
             server = await loop.create_unix_server(doorway, place, backlog=_BACKLOG)
             await asyncio.to_thread(place.chmod, 0o660)
             return server

@@ -31,6 +31,8 @@ def kept_stdin() -> Generator[Path]:
     """Standard input as a file, for as long as it is needed."""
     import tempfile  # noqa: PLC0415 - takes longer to import than most commands run
 
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - so it is when it was closed
+        raise CommandFailed("standard input is closed: name a file, or send the requests to it")
     if sys.stdin.isatty():
         click.echo("Reading requests from the terminal: one a line, Ctrl-D ends them.", err=True)
     try:

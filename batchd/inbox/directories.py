@@ -19,6 +19,8 @@ behind is the sidecar of the next file of its name.
 import contextlib
 import os
 import stat
+import threading
+from collections import Counter
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
@@ -36,6 +38,26 @@ SUFFIX = ".jsonl"
 
 _MODE = 0o750
 _OURS = frozenset({DONE, REJECTED, OUTBOX})
+_MOST_OF_USER = 20_000  # of a name more than 1 KB is remembered
+_NAMED = 20
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look at the inbox found.
+
+    ``unseen`` are names that could not be looked at (the first of them), and why; ``crowded`` the
+    users of whom there is more than is listed; ``is_still`` if no name came or went meanwhile.
+    """
+
+    seen: dict[str, Seen]
+    unseen: dict[str, str]
+    crowded: frozenset[int]
+    is_still: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether what is not listed is not there, under whatever name."""
+        return self.is_still and not self.unseen and not self.crowded
 
 
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +71,12 @@ class Leaving(msgspec.Struct, frozen=True, kw_only=True):
     sidecar: Seen | None = None
     sidecar_identity: Identity | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that the claim knows was seen: nothing of it can be elsewhere."""
+        has_sidecar = self.sidecar is not None or self.sidecar_identity is None
+        return self.original is not None and has_sidecar
+
 
 class Directories:
     """Open directories; made by ``opened``."""
@@ -61,6 +89,8 @@ class Directories:
         self.done = done
         self.rejected = rejected
         self.outbox = Outbox(outbox)
+        # Both loops write reports, and a report is made under a name that is the same for all.
+        self._reporting = threading.Lock()
 
     @classmethod
     @contextlib.contextmanager
@@ -87,26 +117,56 @@ class Directories:
             return False
         return os.path.samestat(found, self.inbox.status())
 
-    def listing(self) -> dict[str, Seen]:
-        """What was dropped: all but what is ours, and what its writer marks as unfinished."""
-        names = (
-            name
-            for name in self.inbox.names()
-            if not name.startswith(".") and not name.endswith(".tmp") and name not in _OURS
-        )
-        looks = [self.inbox.look(name) for name in names]
-        return {seen.name: seen for seen in looks if seen is not None}
+    def is_guarded(self) -> bool:
+        """Whether only batchd can put something else in the place of the three directories."""
+        mode = self.inbox.status().st_mode
+        return not mode & stat.S_IWGRP or bool(mode & stat.S_ISVTX)
 
-    def move_to_done(self, leaving: Leaving) -> None:
-        """Move a file that has been taken and its sidecar, if they are still those that were."""
+    def listing(self) -> Listing:
+        """What was dropped: all but what is ours, and what its writer marks as unfinished.
+
+        Of each user only so many, so that nobody uses up the memory or hides the files of others.
+        """
+        before = self.inbox.status().st_mtime_ns
+        listed: dict[str, Seen] = {}
+        unseen: dict[str, str] = {}
+        of_user: Counter[int] = Counter()
+        for name in filter(_is_dropped, self.inbox.names()):
+            try:
+                seen = self.inbox.look(name)
+            except OSError as error:  # another's mount, or a disk that is away for a moment
+                if len(unseen) < _NAMED:
+                    unseen[name] = error.strerror or type(error).__name__
+                continue
+            if seen is None or self.inbox.is_placeholder(seen):
+                continue
+            of_user[seen.uid] += 1
+            if of_user[seen.uid] <= _MOST_OF_USER:
+                listed[name] = seen
+        return Listing(
+            seen=listed,
+            unseen=unseen,
+            crowded=frozenset(uid for uid, count in of_user.items() if count > _MOST_OF_USER),
+            is_still=self.inbox.status().st_mtime_ns == before,
+        )
+
+    def move_to_done(self, leaving: Leaving) -> bool:
+        """Move a file that has been taken and its sidecar, if they are still those that were.
+
+        False if the file was no longer there: it may have another name by now.
+        """
         for stem in numbered(leaving.stem):
             if not self._may_hold_pair(self.done, stem, leaving.sidecar_identity):
                 continue
             sidecar, original = leaving.sidecar, leaving.original
             if sidecar is not None and not self._moved(sidecar, self.done, stem + SIDECAR):
                 continue
-            if original is None or self._moved(original, self.done, stem + SUFFIX):
-                return
+            if original is None:
+                return True
+            if self._moved(original, self.done, stem + SUFFIX):
+                found = self.done.look(stem + SUFFIX)
+                return found is not None and found.identity == original.identity
+        raise AssertionError("the numbers do not end")
 
     def sync_moves(self) -> None:
         """Have on disk that what was moved to ``done/`` is there, and no longer in the inbox."""
@@ -120,6 +180,22 @@ class Directories:
 
         A file that cannot be moved is left where it is, with its report in place.
         """
+        with self._reporting:
+            return self._reject(seen, safe_name, report, sidecar)
+
+    def report(self, stem: str, report: bytes) -> None:
+        """Say why a batch could not start."""
+        with self._reporting:
+            for candidate in numbered(stem):
+                if self.rejected.publish(f"{candidate}.error.json", report):
+                    return
+
+    def deliver(self, claim: InboxClaim, results: Mapping[str, Content], status: bytes) -> str:
+        """Put the results of a claim (by suffix) into the outbox; the stem they got."""
+        stem = claim.name.removesuffix(SUFFIX)
+        return self.outbox.deliver(claim.stem, stem, claim.batch_id, results=results, status=status)
+
+    def _reject(self, seen: Seen, safe_name: str, report: bytes, sidecar: Seen | None) -> bool:
         ending = SUFFIX if safe_name.endswith(SUFFIX) else ""
         for stem in numbered(safe_name.removesuffix(ending)):
             report_name = f"{stem}.error.json"
@@ -138,17 +214,6 @@ class Directories:
                 self._try_move(sidecar, stem + SIDECAR)
             return moved or not was_there
         raise AssertionError("the numbers do not end")
-
-    def report(self, stem: str, report: bytes) -> None:
-        """Say why a batch could not start."""
-        for candidate in numbered(stem):
-            if self.rejected.publish(f"{candidate}.error.json", report):
-                return
-
-    def deliver(self, claim: InboxClaim, results: Mapping[str, Content], status: bytes) -> str:
-        """Put the results of a claim (by suffix) into the outbox; the stem they got."""
-        stem = claim.name.removesuffix(SUFFIX)
-        return self.outbox.deliver(claim.stem, stem, claim.batch_id, results=results, status=status)
 
     def _may_hold_pair(self, folder: Folder, stem: str, moved: Identity | None = None) -> bool:
         """Whether both names are free; that of the sidecar may be held by the one ``moved``."""
@@ -191,6 +256,10 @@ class Directories:
             with contextlib.suppress(FileExistsError):
                 self.inbox.adopt(source, name, candidate + old_name[len(stem) :])
                 return
+
+
+def _is_dropped(name: str) -> bool:
+    return not name.startswith(".") and not name.endswith(".tmp") and name not in _OURS
 
 
 def _check_inbox(path: Path, inbox: Folder) -> None:

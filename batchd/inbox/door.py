@@ -1,10 +1,11 @@
 """The inbox as the daemon runs it: two loops, one that takes files and one that brings results.
 
 Taking looks at the directory when the kernel tells of something, when a file may have settled, when
-a delivery has made way for more of its user, and every ``rescan_every``. Bringing looks at the rows
-when a batch has changed, and every second while there is a status to keep up to date; both are one
-loop, so that the last status is never followed by an earlier one. If the directory is replaced
-while the daemon runs, the new one is opened; the batches run on meanwhile.
+a delivery has made way for more of its user, and every ``rescan_every``; no more than half of the
+time, though, is spent on looks. Bringing looks at the rows when a batch has changed, and every
+second while there is a status to keep up to date; both are one loop, so that the last status is
+never followed by an earlier one. If the directory is replaced while the daemon runs, the new one is
+opened; the batches run on meanwhile.
 """
 
 import asyncio
@@ -86,12 +87,12 @@ class Inbox:
                     await self._run_on(directories, stop)
             except ConfigError as error:
                 log.error("inbox_lost", extra={"reason": str(error)})  # noqa: TRY400 - the sentence says all
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._config.rescan_every):
-                        await stop.wait()
+                await _pause(stop, self._config.rescan_every)
 
     async def _run_on(self, directories: Directories, stop: asyncio.Event) -> None:
         """Work with these directories until ``stop``, or until they are no longer the inbox."""
+        if not directories.is_guarded():
+            log.warning("inbox_not_sticky", extra={"directory": str(self._path)})
         gone = asyncio.Event()
         with watching(directories.inbox) as inotify:
             async with asyncio.TaskGroup() as loops:
@@ -114,10 +115,13 @@ class Inbox:
     async def _take(self, directories: Directories, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         while not stop.is_set() and await asyncio.to_thread(directories.is_current):
-            await self._intake.look(directories, stop)
+            rest = await self._intake.look(directories, stop)
+            rested_at = loop.time() + max(rest, _SHORTEST)
             next_due = self._settling.next_due() - loop.time()
             wait = min(self._config.rescan_every, max(next_due, _SHORTEST))
             await self._arrived.wait(at_most=wait)
+            # Whoever makes and removes names all the time does not have looks all the time.
+            await _pause(stop, rested_at - loop.time())
 
     async def _deliver(
         self, directories: Directories, stop: asyncio.Event, gone: asyncio.Event
@@ -128,6 +132,14 @@ class Inbox:
             wait = self._config.rescan_every if all_well else _REDELIVER
             more_to_tell = await statuses.refresh(directories)
             await self._ended.wait(at_most=min(wait, more_to_tell))
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Let these seconds pass, unless ``stop`` comes first."""
+    if seconds > 0:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await stop.wait()
 
 
 @contextlib.asynccontextmanager

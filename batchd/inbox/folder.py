@@ -94,8 +94,11 @@ class Folder:
     def status(self) -> os.stat_result:
         return os.fstat(self.descriptor)
 
-    def names(self) -> list[str]:
-        return os.listdir(self.descriptor)  # noqa: PTH208 - of a descriptor
+    def names(self) -> Iterator[str]:
+        """One by one: there may be very many."""
+        with os.scandir(self.descriptor) as entries:
+            for entry in entries:
+                yield entry.name
 
     def look(self, name: str) -> Seen | None:
         """What has this name; None if nothing has."""
@@ -117,7 +120,12 @@ class Folder:
     def is_free(self, name: str) -> bool:
         """Whether nothing has this name, or only what a crash left of taking it."""
         seen = self.look(name)
-        return seen is None or self._is_placeholder(seen)
+        return seen is None or self.is_placeholder(seen)
+
+    def is_placeholder(self, seen: Seen) -> bool:
+        """Whether it is what a name is taken with before a file is moved to it."""
+        ours = seen.is_regular and seen.uid == os.geteuid()
+        return ours and seen.size == 0 and stat.S_IMODE(seen.mode) == 0
 
     def may_hold(self, name: str, content: Content) -> bool:
         """Whether ``content`` has this name already, or can get it."""
@@ -216,12 +224,8 @@ class Folder:
             os.close(os.open(name, _CREATE, 0o000, dir_fd=self.descriptor))
         except FileExistsError:
             seen = self.look(name)
-            if seen is None or not self._is_placeholder(seen):
+            if seen is None or not self.is_placeholder(seen):
                 raise
-
-    def _is_placeholder(self, seen: Seen) -> bool:
-        ours = seen.is_regular and seen.uid == os.geteuid()
-        return ours and seen.size == 0 and stat.S_IMODE(seen.mode) == 0
 
     def _holds(self, name: str, content: Content) -> bool:
         with self._held(name) as held, _opened(content) as wanted:

@@ -12,6 +12,9 @@ The batch and its claim are one transaction: that is the commit (``submitter``).
 the original and its sidecar are by device, inode, mtime and size, so that neither under a new name
 nor as a new file under the old one are they mistaken. A rejection is committed by its report: what
 a crash leaves in the inbox is rejected again, beside the same report.
+
+A claim is closed when the original is seen in ``done/``, or a complete listing of the inbox lacks
+it: what was only missed, or renamed just then, is known by its claim at the next look.
 """
 
 import asyncio
@@ -19,9 +22,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from batchd import disk
-from batchd.errors import NoRoom
+from batchd.errors import FileCorrupt, NoRoom
 from batchd.inbox import refusals, sidecar
-from batchd.inbox.directories import SUFFIX, Directories, Leaving
+from batchd.inbox.directories import SUFFIX, Directories, Leaving, Listing
 from batchd.inbox.refusals import Refused
 from batchd.inbox.settling import Arrival, Identity, Seen, Settling, Told
 from batchd.inbox.shares import Shares
@@ -54,26 +57,45 @@ class Intake:
         self._shares = shares
         self._now = now
         self._complaints: dict[str, str] = {}
+        self._crowded: set[int] = set()
         self._waiting: Sequence[str] = ()
         self._told_waiting: Mapping[int, bytes] | None = None
 
-    async def look(self, directories: Directories, stop: asyncio.Event) -> None:
-        """One pass: take, reject or leave alone what is there."""
+    async def look(self, directories: Directories, stop: asyncio.Event) -> float:
+        """One pass: take, reject or leave alone what is there. Seconds to rest before the next:
+        as many as it took to look, taking apart; more if the directory could not be read."""
+        began = self._monotonic()
         told = self._settling.take_told()
-        listing = await asyncio.to_thread(directories.listing)
+        try:
+            listing = await asyncio.to_thread(directories.listing)
+        except OSError as error:
+            self._complain(".", _reason(error))
+            return _RETRY
+        self._note_unlisted(listing)
         await self._let_claimed_go(directories, listing)
-        self._complaints = {
-            name: reason for name, reason in self._complaints.items() if name in listing
-        }
         shares = await table.shares(self._database)
         at = self._monotonic()
         # There may be very many: not on the loop.
-        now, later = await asyncio.to_thread(self._sort_out, listing, told, shares, at)
+        now, later = await asyncio.to_thread(self._sort_out, listing.seen, told, shares, at)
         await self._let_wait(directories, later)
+        looked = self._monotonic() - began
         for arrival in now[:_PER_LOOK]:
             if stop.is_set():
-                return
+                break
             await self._take(directories, arrival, stop)
+        return looked
+
+    def _note_unlisted(self, listing: Listing) -> None:
+        """Forget complaints of what has gone; say what cannot be looked at, or is too much."""
+        there = listing.seen.keys() | listing.unseen.keys()
+        self._complaints = {
+            name: reason for name, reason in self._complaints.items() if name in there
+        }
+        for name, reason in listing.unseen.items():
+            self._complain(name, reason)
+        for uid in listing.crowded - self._crowded:
+            log.warning("inbox_crowded", extra={"uid": uid})
+        self._crowded |= listing.crowded
 
     def _sort_out(
         self,
@@ -93,13 +115,13 @@ class Intake:
         self._waiting = [arrival.seen.name for arrival in later]
         return now, later
 
-    async def _let_claimed_go(self, directories: Directories, listing: dict[str, Seen]) -> None:
+    async def _let_claimed_go(self, directories: Directories, listing: Listing) -> None:
         """Move what is a batch already; note what its owner has moved."""
         claims = await table.open_claims(self._database)
         if not claims:
             return
         sidecars = await table.sidecars(self._database)
-        by_identity = await asyncio.to_thread(_by_identity, listing)
+        by_identity = await asyncio.to_thread(_by_identity, listing.seen)
         for claim in claims:
             identity = sidecars.get(claim.batch_id)
             original = by_identity.get(claim.identity)
@@ -113,18 +135,23 @@ class Intake:
             )
             for seen in (leaving.original, leaving.sidecar):
                 if seen is not None:
-                    listing.pop(seen.name, None)
-            await self._let_go(directories, claim.batch_id, leaving)
+                    listing.seen.pop(seen.name, None)
+            may_close = listing.is_complete or leaving.is_whole
+            await self._let_go(directories, claim.batch_id, leaving, may_close=may_close)
 
-    async def _let_go(self, directories: Directories, batch_id: str, leaving: Leaving) -> None:
-        """Move to ``done/`` what is there, and forget its identity."""
+    async def _let_go(
+        self, directories: Directories, batch_id: str, leaving: Leaving, *, may_close: bool = True
+    ) -> None:
+        """Move to ``done/`` what is there, and forget its identity unless it may still be here."""
         now = int(self._now())
         try:
             if leaving.original is not None or leaving.sidecar is not None:
-                await asyncio.to_thread(directories.move_to_done, leaving)
-            else:  # an earlier life may have moved it, and been killed before that was on disk
+                may_close &= await asyncio.to_thread(directories.move_to_done, leaving)
+            elif may_close:
+                # An earlier life may have moved it, and been killed before that was on disk.
                 await asyncio.to_thread(directories.sync_moves)
-            await self._database.write(lambda tx: table.left(tx, batch_id, now))
+            if may_close:
+                await self._database.write(lambda tx: table.left(tx, batch_id, now))
         except (OSError, NoRoom) as error:
             # The claim stays open, and the next look tries again.
             self._complain(leaving.original.name if leaving.original else batch_id, _reason(error))
@@ -154,7 +181,7 @@ class Intake:
             await self._reject(directories, seen, refused)
         except NotYet as later:
             self._settling.postpone(name, later.at or self._monotonic() + _RETRY)
-        except (OSError, NoRoom) as error:
+        except (OSError, NoRoom, FileCorrupt) as error:
             self._try_later(name, _reason(error))
         else:
             await self._note(directories, taken)
@@ -217,7 +244,10 @@ def _move_to_rejected(directories: Directories, seen: Seen, report: bytes) -> bo
     return directories.reject(seen, refusals.safe_name(seen.name), report, beside)
 
 
-def _reason(error: OSError | NoRoom) -> str:
+def _reason(error: OSError | NoRoom | FileCorrupt) -> str:
+    if isinstance(error, FileCorrupt):
+        # Not what the error says: it names the copy, and each try makes another.
+        return "batchd's copy of it is damaged"
     if isinstance(error, OSError) and not disk.is_full(error):
         return error.strerror or type(error).__name__
     return str(NoRoom())

@@ -79,7 +79,7 @@ class Outbox:
 
     def tell_waiting(self, reports: Mapping[int, bytes]) -> None:
         """What waits, by uid: of others nothing does. Each report begins with its user's mark."""
-        for name in self._folder.names():
+        for name in list(self._folder.names()):
             match = _WAITING.fullmatch(name)
             if match is not None and int(match[1]) not in reports:
                 self._folder.remove_marked(name, mark_of_user(int(match[1])))

@@ -43,8 +43,9 @@ class Seen(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> Identity:
-        """What a claim remembers. SQLite's integers are signed, inode numbers are not."""
-        return _signed(self.device), _signed(self.inode), self.mtime_ns, self.size
+        """What a claim remembers, as SQLite's signed integers of 64 bits: inode numbers are not
+        signed, and a file may be dated long after what fits."""
+        return _signed(self.device), _signed(self.inode), _signed(self.mtime_ns), self.size
 
 
 class Told(IntEnum):
@@ -150,4 +151,4 @@ def _by_turns(resting: Iterable[_Resting]) -> list[_Resting]:
 
 
 def _signed(number: int) -> int:
-    return number - 2 * _SIGN if number >= _SIGN else number
+    return (number + _SIGN) % (2 * _SIGN) - _SIGN

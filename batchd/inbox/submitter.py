@@ -14,7 +14,7 @@ import msgspec
 
 from batchd.batches import Batches
 from batchd.config import BatchesConfig
-from batchd.errors import BatchdError, InvalidRequest
+from batchd.errors import BatchdError, InvalidRequest, NotFound
 from batchd.files import Files
 from batchd.inbox import refusals, sidecar
 from batchd.inbox.directories import SUFFIX, Directories
@@ -98,7 +98,8 @@ class Submitter:
             batch = await self._create(file, options, _Origin(seen, beside, stem))
         except (BatchdError, OSError):
             # No batch was made of it, and none will be.
-            await self._files.delete(file.owner, file.id)
+            with contextlib.suppress(NotFound):  # its owner was quicker
+                await self._files.delete(file.owner, file.id)
             raise
         return Taken(seen=seen, sidecar=beside, stem=stem, batch=batch, bytes=file.bytes)
 
@@ -167,7 +168,11 @@ class Submitter:
 
     async def _endpoint(self, file: FileRecord) -> str:
         """What the first request asks for; ``Refused`` unless it is an endpoint of ours."""
-        _, path = await self._files.find_bytes(file.owner, file.id)
+        try:
+            _, path = await self._files.find_bytes(file.owner, file.id)
+        except NotFound:
+            # Its owner has found the copy at the API, and deleted it.
+            raise NotYet from None
         line_no, line = await asyncio.to_thread(_first_line, path)
         try:
             url = _decode(line).url

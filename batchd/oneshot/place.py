@@ -195,32 +195,47 @@ def _locked(directory: Path, disk: Disk) -> int:
     for _ in range(_TRIES):
         try:
             _make(directory, disk)
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(
+                directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
         except FileNotFoundError:
             if directory.parent.is_dir():
                 continue  # whoever had it has cleared it away just now
             raise
         try:
+            _refuse_others(directory, os.fstat(descriptor))  # before anything in it is believed
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, directory):
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
             break
+        except RunRefused:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
     raise RunRefused(
         f"another `batchd run` is at work on the same output (its state is in {directory})"
     )
 
 
+def _refuse_others(directory: Path, found: os.stat_result) -> None:
+    """Whoever may write there could make a run read, write or remove something else."""
+    if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+        raise RunRefused(
+            f"{directory} is where `batchd run` would keep its state, but it is another user's, or "
+            "writable by everybody: move it away, or name another place with --state"
+        )
+
+
 def _make(directory: Path, disk: Disk) -> None:
     """``FileNotFoundError`` if it is being cleared away."""
     with contextlib.suppress(FileExistsError):
         disk.make_directory(directory)
-    if not stat.S_ISDIR(directory.stat().st_mode):
+    if not stat.S_ISDIR(directory.lstat().st_mode):
         raise RunRefused(
-            f"{directory} is where `batchd run` would keep its state, but it is a file: move it "
-            "away, or name another place with --state"
+            f"{directory} is where `batchd run` would keep its state, but it is a file or a link: "
+            "move it away, or name another place with --state"
         )
     kind = filesystem(directory)
     if kind in NETWORK:

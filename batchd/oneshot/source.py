@@ -51,11 +51,17 @@ class Source(msgspec.Struct, frozen=True):
             ) from None
 
 
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - so it is when it was closed
+        raise RunRefused("standard input is closed: name a file, or send the requests to it")
+    return sys.stdin.buffer
+
+
 @contextlib.contextmanager
 def opened(path: Path | None, beside: Path) -> Generator[Source]:
     """The input at ``path``, or standard input; a stream is kept on the disk of ``beside``."""
     with contextlib.ExitStack() as stack:
-        given: BinaryIO = sys.stdin.buffer if path is None else stack.enter_context(_open(path))
+        given = _stdin() if path is None else stack.enter_context(_open(path))
         name = "standard input" if path is None else path.name
         is_stream = path is None or not stat.S_ISREG(os.fstat(given.fileno()).st_mode)
         file = given

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -83,6 +84,23 @@ async def test_a_client_too_many_is_turned_away_until_another_leaves(
 @pytest.mark.usefixtures("served")
 async def test_a_unix_socket_is_for_its_owner_and_group(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+async def test_a_file_at_the_sockets_name_is_left_and_said(path: Path) -> None:
+    path.write_text("mine")
+    with pytest.raises(BatchdError, match="there is something that is no socket"):
+        async with listening(_app(), ServerConfig(listen=(f"unix:{path}",)), connections=MOST):
+            pass
+    assert path.read_text() == "mine"
+
+
+async def test_a_socket_that_an_earlier_life_has_left_is_replaced(path: Path) -> None:
+    config = ServerConfig(listen=(f"unix:{path}",))
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    async with listening(_app(), config, connections=MOST):
+        assert await answer_to_another(path) == b"hello"
 
 
 async def test_an_address_that_is_taken_is_said() -> None:

@@ -4,16 +4,19 @@ They are uids and nothing else; the kernel asks for no more. Python has to be on
 the system's, if the one that runs the tests is hidden from them.
 """
 
+import contextlib
 import functools
+import http.client
 import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.support.batchd_process import BatchdProcess
 from tests.system.machine import SYSTEM_PYTHON
@@ -35,17 +38,19 @@ os.umask(0o027)
 def at(name):
     return os.path.join(os.fsencode(inbox), os.fsencode(name))
 
-def put(name, text, mode=0o640):
+def put(name, text, mode=0o640, date=None):
     hidden = at("." + str(os.getuid()) + ".part")
     with open(hidden, "wb") as file:
         file.write(text.encode())
     os.chmod(hidden, mode)
+    if date is not None:
+        os.utime(hidden, (date, date))
     os.rename(hidden, at(name))
 
 def good(order):
     if order.get("sidecar") is not None:
-        put(order["name"][:-6] + ".toml", order["sidecar"])
-    put(order["name"], order["text"])
+        put(order["name"][:-6] + ".toml", order["sidecar"], date=order.get("sidecar_date"))
+    put(order["name"], order["text"], date=order.get("date"))
 
 def in_pieces(order):
     def write():
@@ -136,6 +141,48 @@ class User:
         self._process.stdin.write(json.dumps({"kind": kind, "name": name, **more}) + "\n")
         self._process.stdin.flush()
         return self._process.stdout.readline().strip()
+
+
+class Deleter:
+    """Deletes the files of a key whose names begin so, as soon as it can see them."""
+
+    def __init__(self, port: int, key: str, prefix: str) -> None:
+        self._port = port
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._prefix = prefix
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.deleted = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.005):
+            # The daemon is killed now and then.
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                self._delete_all()
+
+    def _delete_all(self) -> None:
+        for file in self._ask("GET", "/v1/files?limit=20&order=desc").get("data", []):
+            if file["filename"].startswith(self._prefix):
+                self.deleted += self._ask("DELETE", f"/v1/files/{file['id']}").get("deleted", False)
+
+    def _ask(self, method: str, path: str) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers=self._headers)
+            return json.load(connection.getresponse())
 
 
 def daemon(directory: Path, settings: dict[str, object]) -> BatchdProcess:

@@ -1,8 +1,10 @@
 """The inbox under strangers: everything that a dropped file can be, while the daemon is killed.
 
-Two other users drop good files, with options and without, and every trap of the table; the daemon
-runs as a user of its own and is killed again and again between pick-up and delivery. Each good file
-must be one batch with one set of results, each bad one a report, and nothing else touched.
+Two other users drop good files, with options and without, some of them dated after what fits into
+64 bits, and every trap of the table; the copies of some are deleted through the API as soon as they
+can be seen there. The daemon runs as a user of its own and is killed again and again between
+pick-up and delivery. Each good file must be one batch with one set of results, each bad one a
+report, and nothing else touched.
 """
 
 import hashlib
@@ -12,7 +14,7 @@ import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from tests.support.model_process import ModelProcess
 from tests.support.model_settings import Settings
 from tests.support.waiting import wait_until
 from tests.system import strangers
-from tests.system.strangers import ANNA, EVE, User
+from tests.system.strangers import ANNA, EVE, Deleter, User
 
 pytestmark = [
     pytest.mark.root,
@@ -45,6 +47,10 @@ SHARE = 6
 SIDECAR = 'priority = 2\nmetadata = {{ of = "{name}" }}\n'
 UNDELIVERED = "SELECT 1 FROM inbox_claim WHERE delivered_at IS NULL"
 SHADOW = Path("/etc/shadow")
+KEY = "key-of-anna"
+AFTER_SQLITE = 10_413_792_000  # the year 2300, in nanoseconds more than 64 bits hold
+# Copies that their owner deletes: each is one batch all the same, which may fail for it.
+DELETED = [f"deleted-{number}.jsonl" for number in range(KILLS)]
 
 TRAPS = {
     "link.jsonl": "not_a_file",
@@ -95,17 +101,21 @@ class Stage:
         self.amid = 0  # batches that a kill met between pick-up and delivery
         self.replaced = {name: request_lines(2, prefix=name).decode() for name in ("old", "new")}
 
-    def drop(self, user: User, name: str, *, in_pieces: bool = False) -> None:
+    def drop(
+        self, user: User, name: str, *, in_pieces: bool = False, dated: Collection[str] = ()
+    ) -> None:
+        """``dated``: which of ``date`` (the file's) and ``sidecar_date`` is in the year 2300."""
         stem = name.removesuffix(".jsonl")
         text = request_lines(LINES, prefix=stem).decode()
         owner = "anna" if user.uid == ANNA else f"uid-{user.uid}"
-        has_sidecar = not in_pieces and self.chance.random() < 0.5
+        has_sidecar = bool(dated) or (not in_pieces and self.chance.random() < 0.5)
         self.good.append(Good(name, text, owner, has_sidecar))
         sidecar = SIDECAR.format(name=name) if has_sidecar else None
         if in_pieces:
             assert user.do("in pieces", name, text=text, pause=0.05) == "done"
         else:
-            assert user.do("good", name, text=text, sidecar=sidecar) == "done"
+            dates = dict.fromkeys(dated, AFTER_SQLITE)
+            assert user.do("good", name, text=text, sidecar=sidecar, **dates) == "done"
 
     def status(self, stem: str) -> dict[str, Any]:
         path = self.inbox / "outbox" / f"{stem}.status.json"
@@ -145,7 +155,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         place.chmod(0o755)
         strangers.make_inbox(place / "inbox")
         (place / "secret").write_bytes(request_lines(1, prefix="secret"))
-        digest = hashlib.sha256(b"key-of-anna").hexdigest()
+        digest = hashlib.sha256(KEY.encode()).hexdigest()
         (place / "keys").write_text(f"anna sha256:{digest} uid={ANNA}\n")
         settings: dict[str, object] = {
             "server": {"max_upload_size": MOST},
@@ -224,10 +234,15 @@ def check_replaced(stage: Stage) -> int:
 def play(stage: Stage, anna: User, eve: User) -> None:
     """All is dropped, while the daemon is killed and started again."""
     for kill in range(KILLS):
+        text = request_lines(1, prefix=f"deleted-{kill}").decode()
+        assert anna.do("good", DELETED[kill], text=text) == "done"
         stage.drop(anna, f"anna-{kill}.jsonl")
         stage.drop(eve, f"eve-{kill}.jsonl", in_pieces=kill % 4 == 1)
         if kill == 1:
             set_traps(stage, eve)
+        if kill == 2:
+            stage.drop(eve, "date.jsonl", dated=["date"])
+            stage.drop(eve, "sidecar-date.jsonl", dated=["sidecar_date"])
         if kill == KILLS // 2:
             replace(stage, anna, eve)
         stage.kill_at_some_moment()
@@ -249,6 +264,13 @@ def wait_for_the_end(stage: Stage) -> None:
         lambda: all(stage.status(good.stem).get("status") == "completed" for good in stage.good),
         within=40,
     )
+    ends = {"completed", "failed"}
+    wait_until(
+        lambda: all(
+            stage.status(name.removesuffix(".jsonl")).get("status") in ends for name in DELETED
+        ),
+        within=20,
+    )
     wait_until(lambda: all(stage.report(name) for name in TRAPS), within=10)
     # A directory is reported and stays.
     wait_until(lambda: all(path.is_dir() for path in stage.inbox.glob("*.jsonl")))
@@ -261,10 +283,11 @@ def check_each_is_one_batch(stage: Stage) -> int:
     claims = stage.rows("SELECT name, count(*) FROM inbox_claim GROUP BY name")
     assert dict(claims) == {
         **{good.name: 1 for good in stage.good},
+        **dict.fromkeys(DELETED, 1),
         "replaced.jsonl": pieces,
     }
     owners = dict(stage.rows("SELECT id, owner FROM batch WHERE source = 'inbox'"))
-    assert len(owners) == len(stage.good) + pieces
+    assert len(owners) == len(stage.good) + len(DELETED) + pieces
     assert all(owners[stage.status(good.stem)["id"]] == good.owner for good in stage.good)
     assert stage.rows("SELECT count(*) FROM inbox_sidecar") == [(0,)]
     return len(owners)
@@ -274,7 +297,8 @@ def check_nothing_else_is_there(stage: Stage) -> None:
     kinds = ("output.jsonl", "status.json")
     results = {f"{good.stem}.{kind}" for good in stage.good for kind in kinds}
     found = {path.name for path in (stage.inbox / "outbox").iterdir()}
-    assert all(name.startswith("replaced.") for name in found - results), found - results
+    others = found - results
+    assert all(name.startswith(("replaced.", "deleted-")) for name in others), others
     assert results <= found
 
 
@@ -290,8 +314,9 @@ def test_strangers_files_while_the_daemon_is_killed(
     before = [state_of(path) for path in (SHADOW, stage.secret)]
     stage.batchd.start()
     with User(ANNA, stage.inbox) as anna, User(EVE, stage.inbox) as eve:
-        play(stage, anna, eve)
-        wait_for_the_end(stage)
+        with Deleter(stage.batchd.port, KEY, "deleted-") as deleter:
+            play(stage, anna, eve)
+            wait_for_the_end(stage)
         results = stage.inbox / "outbox" / f"{stage.good[0].stem}.output.jsonl"
         assert anna.do("read", target=str(results)) == "done"
     resent = sum(check_good(stage, good) for good in stage.good)
@@ -307,5 +332,6 @@ def test_strangers_files_while_the_daemon_is_killed(
             f"\n{len(stage.good)} good files and {len(TRAPS)} traps of 2 users, {KILLS} kills, "
             f"{stage.amid} times a batch was between pick-up and delivery: "
             f"{batches} batches, {len(stage.good) * LINES} lines once each, {resent} sent twice, "
-            f"{waits} waits for a share, {time.monotonic() - began:.1f} s (seed {SEED})"
+            f"{deleter.deleted} copies deleted, {waits} waits for a share, "
+            f"{time.monotonic() - began:.1f} s (seed {SEED})"
         )

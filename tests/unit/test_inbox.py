@@ -1,9 +1,11 @@
 """The parts of the inbox: what is complete, what is refused, and that nothing is overwritten."""
 
+import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -72,6 +74,18 @@ def leaving(original: Seen | None, sidecar: Seen | None = None, stem: str = "a")
         sidecar=sidecar,
         sidecar_identity=sidecar.identity if sidecar else None,
     )
+
+
+def blind_to(hidden: str) -> Callable[[Folder, str], Seen | None]:
+    """A look that one name cannot be seen with, as a mount of another user."""
+    look = Folder.look
+
+    def look_in_vain(folder: Folder, name: str) -> Seen | None:
+        if name == hidden:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return look(folder, name)
+
+    return look_in_vain
 
 
 def names(path: Path) -> list[str]:
@@ -155,9 +169,19 @@ def test_what_was_put_off_may_be_resumed() -> None:
     assert len(settling.look(LISTING, {}, 200)) == 1
 
 
-def test_the_identity_of_any_file_fits_into_sqlites_integers() -> None:
-    seen = msgspec.structs.replace(SEEN, inode=(1 << 64) - 1)
-    assert seen.identity == (1, -1, 4, 3)
+@pytest.mark.parametrize(
+    ("number", "kept"),
+    [
+        ((1 << 64) - 1, -1),
+        (10_413_792_000 * 10**9, 10_413_792_000 * 10**9 - (1 << 64)),
+        ((1 << 63) - 1, (1 << 63) - 1),
+        (-(1 << 63), -(1 << 63)),
+        (-(1 << 63) - 1, (1 << 63) - 1),
+    ],
+)
+def test_the_identity_of_any_file_fits_into_sqlites_integers(number: int, kept: int) -> None:
+    seen = msgspec.structs.replace(SEEN, device=number, inode=number, mtime_ns=number)
+    assert seen.identity == (kept, kept, kept, 3)
 
 
 # -- shares
@@ -337,9 +361,19 @@ def test_a_file_put_in_the_place_of_one_that_was_taken_stays(
     seen = drop(directories, path, "a.jsonl", "old")
     (path / "b").write_text("another")
     (path / "b").rename(path / "a.jsonl")
-    directories.move_to_done(leaving(seen))
+    assert not directories.move_to_done(leaving(seen))
     assert (path / "a.jsonl").read_text() == "another"
     assert names(path / "done") == []
+
+
+def test_a_file_that_was_renamed_has_not_been_moved(directories: Directories, path: Path) -> None:
+    seen = drop(directories, path, "a.jsonl")
+    (path / "a.jsonl").rename(path / "b.jsonl")
+    assert not directories.move_to_done(leaving(seen))
+    assert names(path / "done") == []
+    renamed = directories.inbox.look("b.jsonl")
+    assert directories.move_to_done(leaving(renamed, stem="b"))
+    assert names(path / "done") == ["b.jsonl"]
 
 
 def test_a_file_that_gets_the_name_during_the_move_is_put_back(
@@ -354,9 +388,37 @@ def test_a_file_that_gets_the_name_during_the_move_is_put_back(
         adopt(source, name, new_name)
 
     monkeypatch.setattr(directories.done, "adopt", late)
-    directories.move_to_done(leaving(seen))
+    assert not directories.move_to_done(leaving(seen))
     assert (path / "a.jsonl").read_text() == "another"
     assert names(path / "done") == []
+
+
+def test_reports_of_one_name_at_the_same_time_are_each_whole(
+    directories: Directories, path: Path
+) -> None:
+    """Both loops write them, in threads: what is refused, and what could not start."""
+    together = threading.Barrier(2)
+
+    def report(who: str) -> None:
+        together.wait()
+        for number in range(20):
+            directories.report("a", f"{who}{number}".encode())
+
+    def reject(who: str) -> None:
+        together.wait()
+        for number in range(20):
+            seen = drop(directories, path, "a")
+            directories.reject(seen, "a", f"{who}{number}".encode())
+
+    threads = [threading.Thread(target=work, args=(work.__name__,)) for work in (report, reject)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wanted = {f"{who}{number}" for who in ("report", "reject") for number in range(20)}
+    found = [file.read_text() for file in (path / "rejected").glob("*.error.json")]
+    assert set(found) == wanted
+    assert len(found) == len(wanted)
 
 
 def test_a_rejected_file_lies_beside_its_report(directories: Directories, path: Path) -> None:
@@ -533,7 +595,8 @@ def test_a_writer_is_noticed(directories: Directories, path: Path) -> None:
 def test_the_directories_are_made(path: Path) -> None:
     with Directories.opened(path / "deeper") as directories:
         assert names(path / "deeper") == ["done", "outbox", "rejected"]
-        assert directories.listing() == {}
+        assert directories.listing().seen == {}
+        assert directories.listing().is_complete
         assert directories.is_current()
         (path / "deeper").rename(path / "elsewhere")
         assert not directories.is_current()
@@ -542,7 +605,69 @@ def test_the_directories_are_made(path: Path) -> None:
 def test_what_is_unfinished_or_ours_is_not_listed(directories: Directories, path: Path) -> None:
     for name in (".a.jsonl", "a.jsonl.tmp", "a.jsonl"):
         (path / name).touch()
-    assert list(directories.listing()) == ["a.jsonl"]
+    assert list(directories.listing().seen) == ["a.jsonl"]
+
+
+def test_what_a_crash_left_of_putting_a_file_back_is_not_listed(
+    directories: Directories, path: Path
+) -> None:
+    (path / "a.jsonl").touch(mode=0o000)
+    assert directories.listing().seen == {}
+
+
+def test_a_name_that_cannot_be_looked_at_hides_no_other(
+    directories: Directories, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (path / name).touch()
+    assert directories.listing().is_complete
+    monkeypatch.setattr(Folder, "look", blind_to("a.jsonl"))
+    listing = directories.listing()
+    assert list(listing.seen) == ["b.jsonl"]
+    assert listing.unseen == {"a.jsonl": "Permission denied"}
+    assert not listing.is_complete
+
+
+def test_a_listing_during_which_a_file_is_renamed_is_not_complete(
+    directories: Directories, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Folder.look
+
+    def look_late(folder: Folder, name: str) -> Seen | None:
+        (path / "a.jsonl").rename(path / "b.jsonl")
+        # The clock of a filesystem may be a coarse one.
+        os.utime(path, ns=(1, 1))
+        return look(folder, name)
+
+    (path / "a.jsonl").touch()
+    monkeypatch.setattr(Folder, "look", look_late)
+    listing = directories.listing()
+    assert listing.seen == {}
+    assert not listing.is_complete
+
+
+def test_of_each_user_only_so_many_names_are_remembered(
+    directories: Directories, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.inbox.directories._MOST_OF_USER", 2)
+    for name in ("a", "b"):
+        (path / name).touch()
+    assert directories.listing().is_complete
+    (path / "c").touch()
+    listing = directories.listing()
+    assert len(listing.seen) == 2
+    assert listing.crowded == {os.geteuid()}
+    assert not listing.is_complete
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_guarded"), [(0o770, False), (0o750, True), (0o1770, True), (0o1777, True)]
+)
+def test_in_a_directory_of_a_group_only_the_sticky_bit_keeps_our_names(
+    directories: Directories, path: Path, mode: int, *, is_guarded: bool
+) -> None:
+    path.chmod(mode)
+    assert directories.is_guarded() is is_guarded
 
 
 def test_a_planted_outbox_is_refused(path: Path, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ async def served(tmp_path: Path, socket: Path) -> AsyncIterator[None]:
         yield
 
 
-async def answer(socket: Path, authorization: str | None) -> tuple[int, str]:
-    headers = {} if authorization is None else {"Authorization": authorization}
+async def answer(socket: Path, authorization: str | None, **more: str) -> tuple[int, str]:
+    headers = dict(more) if authorization is None else {"Authorization": authorization, **more}
     connector = aiohttp.UnixConnector(str(socket))
     async with (
         aiohttp.ClientSession(connector=connector) as session,
@@ -63,6 +63,25 @@ async def test_a_key_counts_more(socket: Path) -> None:
     assert await answer(socket, "Bearer key-of-bert") == (200, "bert")
     status, _ = await answer(socket, "Bearer wrong")
     assert status == 401
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "Via"])
+async def test_a_proxys_user_is_nobody(socket: Path, header: str) -> None:
+    status, text = await answer(socket, None, **{header: "somebody"})
+    assert (status, '"code":"proxied"' in text) == (403, True)
+    assert await answer(socket, "Bearer key-of-bert", **{header: "somebody"}) == (200, "bert")
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize(
+    ("header", "value"), [("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site")]
+)
+async def test_a_web_page_behind_a_proxy_is_refused_there_too(
+    socket: Path, header: str, value: str
+) -> None:
+    status, text = await answer(socket, "Bearer key-of-bert", **{header: value})
+    assert (status, '"code":"invalid_origin"' in text) == (403, True)
 
 
 async def test_a_tcp_client_has_no_such_word(guarded: Api) -> None:

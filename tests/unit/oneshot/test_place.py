@@ -1,4 +1,5 @@
 import contextlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -100,6 +101,30 @@ def test_what_somebody_put_into_a_runs_place_is_said_and_stays(directory: Path) 
 def test_a_file_in_its_place_is_refused(directory: Path) -> None:
     directory.touch()
     with pytest.raises(RunRefused, match="it is a file"), locked(directory, Disk()):
+        pass
+
+
+def test_a_link_in_its_place_is_refused(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    directory.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunRefused, match="a link"), locked(directory, Disk()):
+        pass
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_place_that_others_may_write_to_is_refused(directory: Path) -> None:
+    begin(directory)
+    directory.chmod(0o777)
+    with pytest.raises(RunRefused, match="writable by everybody"), locked(directory, Disk()):
+        pass
+    assert (directory / "batchd.db").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_place_of_another_user_is_not_believed(directory: Path) -> None:
+    begin(directory)
+    os.chown(directory, 12345, -1)
+    with pytest.raises(RunRefused, match="another user's"), locked(directory, Disk()):
         pass
 
 

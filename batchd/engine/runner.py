@@ -99,7 +99,7 @@ class Runner:
         )
         now = asyncio.get_running_loop().time()
         for read in found:
-            if read.pick.slot.may_still_go(now):
+            if read.pick.slot.may_still_go(now) and not self._writer.is_full:
                 self._start(attempts, read)
             else:
                 self._put_back(read.pick)

@@ -59,12 +59,23 @@ class FullDisk:
         self.jobs.wait_for(self.batch_id, lambda batch: batch["request_counts"]["completed"] > 0)
         self.other_id = self.jobs.start(self.other)
         wait_until(lambda: self.full, within=20)
-        wait_until(lambda: model.counts().in_flight == 0)
+        wait_until(lambda: self.in_flight == 0)
         disk.fill()
 
     @property
     def full(self) -> bool:
         return "disk_full" in self.batchd.log_text()
+
+    @property
+    def in_flight(self) -> int:
+        """As batchd counts them: what is on its way to the model server, too."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.batchd.port, timeout=20)
+        try:
+            connection.request("GET", "/v1/backends")
+            listed = json.load(connection.getresponse())["data"]
+        finally:
+            connection.close()
+        return sum(backend["in_flight"] for backend in listed)
 
     @property
     def sendings(self) -> list[str]:

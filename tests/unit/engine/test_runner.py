@@ -133,6 +133,31 @@ async def test_no_more_is_sent_and_not_durable_than_twice_the_slots(
     assert len(it.server.received) == 16
 
 
+async def test_what_was_being_read_as_the_disk_ran_full_is_not_sent(
+    bench: MakeBench, parts: Parts
+) -> None:
+    it = bench(slots=3)
+    run = await it.add(requests("abcdef"))
+    read_picks, looks = it.inputs.read_picks, 0
+
+    def read_and_fill(*given: object, **named: object) -> object:
+        nonlocal looks
+        looks += 1
+        found = read_picks(*given, **named)  # type: ignore[arg-type] # passed on as they came
+        if looks == 1:
+            parts.room.note_full()
+        return found
+
+    it.inputs.read_picks = read_and_fill  # type: ignore[method-assign,assignment] # the disk fills
+    it.runner.admit(run)
+    async with it.running():
+        await until(lambda: looks == 1 and run.unsettled == 0)
+        assert it.server.received == []
+        await asyncio.to_thread(parts.room.look)
+        await until(lambda: run.is_drained)
+    assert sorted(it.server.received) == sorted("abcdef")
+
+
 async def test_bodies_in_memory_keep_to_the_budget(bench: MakeBench) -> None:
     it = bench(slots=8, memory=5000, open_gate=False)
     run = await it.add(requests("abcdef", size=1500))

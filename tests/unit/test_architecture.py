@@ -42,7 +42,7 @@ FOREIGN = re.compile(
             r"registry\." + r"yarnpkg",
             r"(?:extra-)?index" + r"-url",
             r"(?<![\w.])/" + r"work/(?:main|shared)",
-            r"(?<![\w.])/root/" + r"\.\w",
+            r"(?<![\w.])/" + r"root/\.\w",
             r"(?<![\w.])/opt/" + r"(?:pypi|wheels)",
             r"(?<![\w.])/tmp/" + r"(?:brief|bash_jobs)",
         ]

@@ -121,43 +121,41 @@ class Follower:
         has_more = False
         for sink in self._sinks:
             sink.mark()
-            copy = _Copy(sink, interrupts)
-            self.cursor, more = patiently(
-                lambda to=copy, of=sink.status: self._copy(of, to), display
-            )
-            self._writing = None
+            copy = _Copy(sink)
+            more = patiently(lambda to=copy: self._copy(to, interrupts), display)
             has_more = has_more or more
             interrupts.check()
         self.has_more = has_more
 
-    def _copy(self, status: str, copy: "_Copy") -> tuple[str, bool]:
+    def _copy(self, copy: "_Copy", interrupts: "_Interrupts") -> bool:
+        """Write one answer, and move the cursor: Ctrl-C comes before both or after both."""
         with self._client.results(
-            self._batch_id, status, after=self.cursor, with_input=self._with_input
+            self._batch_id, copy.out.status, after=self.cursor, with_input=self._with_input
         ) as found:
-            self._writing = copy.out
-            copy.write(found.pieces)
-            return found.cursor, found.has_more
+            with interrupts.held():
+                self._writing = copy.out
+                copy.write(found.pieces)
+                self.cursor, self._writing = found.cursor, None
+            return found.has_more
 
 
 class _Copy:
     """One answer on its way to a file, over as many attempts as it takes."""
 
-    def __init__(self, out: Sink, interrupts: "_Interrupts") -> None:
+    def __init__(self, out: Sink) -> None:
         self.out = out
-        self._interrupts = interrupts
         self._written = 0
 
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write the lines that were not written yet."""
         left_out = self._written
-        with self._interrupts.held():
-            for block in whole_lines(pieces):
-                new = block[left_out:]
-                left_out = max(0, left_out - len(block))
-                if new:
-                    self.out.write(new)
-                    self._written += len(new)
-            self.out.flush()
+        for block in whole_lines(pieces):
+            new = block[left_out:]
+            left_out = max(0, left_out - len(block))
+            if new:
+                self.out.write(new)
+                self._written += len(new)
+        self.out.flush()
 
 
 class _Interrupts:

@@ -185,7 +185,18 @@ def test_a_line_refused_with_429_again_and_again_neither_stops_the_others_nor_go
     summary = check(account, log=model_process.events)
     assert (summary.output_lines, summary.refused) == (80, 1)
     assert result_lines(account.errors)["always"]["response"]["status_code"] == 429
-    assert sent(model_process.events)["nonce of always"] == 5
+    assert refusals_that_count(model_process.events, "nonce of always") == 5
+
+
+def refusals_that_count(events: list[Event], nonce: str) -> int:
+    """How often a line was sent for the first time, or after another that was served."""
+    count, others = 0, True
+    for event in starts(events):
+        if event.nonce != nonce:
+            others = True
+        else:
+            count, others = count + others, False
+    return count
 
 
 def test_a_stale_connection_costs_no_attempt(

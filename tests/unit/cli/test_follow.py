@@ -1,12 +1,13 @@
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from io import BytesIO, FileIO
 from pathlib import Path
 
 import pytest
 
-from batchd.cli.client import Client
+from batchd.cli.client import Client, Results
 from batchd.cli.follow import Follower, Sink, whole_lines
 from batchd.cli.http import Http
 from batchd.cli.progress import PlainDisplay
@@ -123,6 +124,30 @@ def test_ctrl_c_while_lines_are_written_waits_once_for_the_last(
         follower.follow([Sink("completed", out, is_ours=False)], display(), shows=False)
     assert out.getvalue() == b"".join(LINES[:3])
     assert (follower.cursor, follower.is_exact) == (cursor, is_exact)
+
+
+class InterruptedClient(Client):
+    """Ctrl-C is pressed as an answer has been written and its connection is being closed."""
+
+    @contextmanager
+    def results(
+        self, batch_id: str, status: str, *, after: str | None = None, with_input: bool = False
+    ) -> Generator[Results]:
+        with super().results(batch_id, status, after=after, with_input=with_input) as found:
+            yield found
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_right_after_the_last_line_leaves_a_cursor_that_knows_of_it(
+    results: FakeResults, url: str
+) -> None:
+    results.lines["completed"] += LINES[:3]
+    follower = Follower(InterruptedClient(Http(url)), "batch_1", after=None, with_input=False)
+    out = Memory()
+    with pytest.raises(KeyboardInterrupt):
+        follower.follow([Sink("completed", out, is_ours=False)], display(), shows=False)
+    assert out.getvalue() == b"".join(LINES[:3])
+    assert (follower.cursor, follower.is_exact) == ("3-0", True)
 
 
 class Full(FileIO):

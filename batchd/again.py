@@ -7,7 +7,7 @@ one as its parent. A crash leaves, at most, an input file that expires. Memory: 
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from batchd.jsonl import BOM, line_groups, lines
 from batchd.ledger import Bitmap
 from batchd.model import BatchRecord, FileRecord, NewBatch, Purpose
 from batchd.states import BatchStatus
+from batchd.unreadable import Readable, corrupt_if_unreadable
 from batchd.wire.checks import one_of
 from batchd.wire.lines import check_result_lines, failure_codes
 from batchd.wire.wishes import RetryWish
@@ -157,7 +158,7 @@ class Again:
     ) -> Iterator[None]:
         """Add the requests whose error line has one of the codes, a piece of the file at a step."""
         tag = ids.batch_tag(record.id)
-        with self._disk.open_read(errors) as file:
+        with self._opened(errors, f"The error file of batch {record.id}") as file:
             for _, group in line_groups(file):
                 for line, index in zip(group, check_result_lines(tag, group), strict=True):
                     if index is None or index >= chosen.size:
@@ -166,10 +167,17 @@ class Again:
                         chosen.add(index)
                 yield
 
+    @contextlib.contextmanager
+    def _opened(self, path: Path, what: str) -> Generator[Readable]:
+        with corrupt_if_unreadable(what):
+            opened = self._disk.open_read(path)
+        with opened as file:
+            yield Readable(file, what)
+
     def _requests(self, requests: Path, record: BatchRecord, chosen: Bitmap) -> Iterator[bytes]:
         """The chosen lines of an input file, in pieces; blank lines have no index."""
         index, piece = 0, bytearray()
-        with self._disk.open_read(requests) as file:
+        with self._opened(requests, f"The input file of batch {record.id}") as file:
             for number, (offset, line) in enumerate(lines(file), start=1):
                 text = line.removeprefix(BOM) if offset == 0 else line
                 if text.strip():

@@ -238,10 +238,6 @@ class Batches:
         """When the next window of such a batch ends."""
         return await table.next_window_end(self._database)
 
-    async def owns_file(self, file_id: str) -> bool:
-        """Whether an unfinished batch writes to this file, which has no row yet."""
-        return await table.owns_file(self._database, file_id)
-
     async def find(self, batch_id: str) -> BatchRecord | None:
         """The batch's row, whoever owns it."""
         return await table.find(self._database, batch_id)

@@ -25,15 +25,14 @@ from batchd.settings import (
     more_than_zero,
     parse_address,
 )
+from batchd.urls import is_http
 
 Order = Literal["prefix", "input"]  # in which a batch's lines are sent
 
 SYSTEM_FILE = Path("/etc/batchd/config.toml")
 SYSTEM_DIRECTORY = Path("/var/lib/batchd")
 DEFAULT_LISTEN = "127.0.0.1:8400"
-
-# The line index gives a line's length 32 bits.
-LARGEST_UPLOAD = 4 * 1024**3 - 1
+LARGEST_UPLOAD = 4 * 1024**3 - 1  # the line index gives a line's length 32 bits
 
 _LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\]):\d+")
 
@@ -106,12 +105,13 @@ class BackendConfig(Section, frozen=True):
     max_answer_size: Size = Size(32 * 1024**2)
 
     def __post_init__(self) -> None:
-        if not re.match(r"https?://[^/]+", self.base_url):
-            raise ValueError("base_url must start with http:// or https:// and a host")
+        _check_url(self.base_url, "base_url must start with http:// or https:// and a host")
         if "@" in self.base_url.split("/")[2]:
             raise ValueError("base_url must not hold a user or password: write api_key_file")
-        if self.load_url not in (None, "auto") and not re.match(r"https?://[^/]+", self.load_url):
-            raise ValueError("load_url must be 'auto' or start with http:// or https://")
+        if "?" in self.base_url or "#" in self.base_url:
+            raise ValueError("base_url must not hold a query or a fragment: paths are added to it")
+        if self.load_url not in (None, "auto"):
+            _check_url(self.load_url, "load_url must be 'auto' or start with http:// or https://")
         if self.api_key_file and self.api_key_env:
             raise ValueError("give api_key_file or api_key_env, not both")
         if not self.models:
@@ -131,6 +131,15 @@ class BackendConfig(Section, frozen=True):
             idle_timeout=self.idle_timeout,
             total_timeout=self.total_timeout,
         )
+
+
+def _check_url(url: str, rule: str) -> None:
+    if not re.match(r"https?://[^/]+", url):
+        raise ValueError(rule)
+    if not is_http(url):
+        place = url.split("/")[2].rpartition("@")[2]  # a password is not shown
+        name = rule.partition(" ")[0]
+        raise ValueError(f"{name} names {place!r}, which is no host and port")
 
 
 class RetriesConfig(Section, frozen=True):
@@ -251,14 +260,14 @@ class Config(Section, frozen=True):
 def load(path: Path | None, env: Mapping[str, str]) -> Config:
     """The configuration: ``path``, else ``$BATCHD_CONFIG``, else the system's file, else defaults.
 
-    A user who is not root gets the XDG state directory unless the file names another.
+    A user who is not root gets the XDG state directory unless the file names one.
     """
     chosen = path or (Path(env["BATCHD_CONFIG"]) if env.get("BATCHD_CONFIG") else None)
     if chosen is None and SYSTEM_FILE.exists():
         chosen = SYSTEM_FILE
     text = _read(chosen) if chosen else ""
     config = parse(text, str(chosen) if chosen else "the defaults")
-    if os.geteuid() != 0 and config.storage.directory == SYSTEM_DIRECTORY:
+    if os.geteuid() != 0 and "directory" not in tomllib.loads(text).get("storage", {}):
         storage = msgspec.structs.replace(config.storage, directory=_user_directory(env))
         return msgspec.structs.replace(config, storage=storage)
     return config

@@ -13,83 +13,33 @@ in F3; a delete or an expiry walks F3 → F5 (UPDATE, unlink). Bytes named by a 
 modified. The row is the commit in both directions.
 """
 
-import asyncio
 import contextlib
-import hashlib
-import os
-from codecs import getincrementaldecoder
-from collections.abc import AsyncGenerator, Callable, Generator
+import errno
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 
 import aiofiles
-import msgspec
 
 from batchd import ids
 from batchd.damage import Damage
 from batchd.disk import is_full
 from batchd.errors import FileCorrupt, InvalidRequest, NoRoom, TooLarge
-from batchd.findings import wrong_size
-from batchd.jsonl import BOM, lines
+from batchd.findings import DamageKind, Finding, batch_of, wrong_size
 from batchd.model import FileRecord, Purpose
 from batchd.room import Room
 from batchd.spool import Spool
 from batchd.store import files as table
 from batchd.store.database import Database
+from batchd.upload import Upload, clean_filename, starts_with_json
 from batchd.wire import params
 
 _INVALID_FORMAT = "Invalid file format for Batch API. Must be .jsonl"
 _NOT_UTF8 = "Invalid file for Batch API. Must be utf-8 encoded"
-_MAX_FILENAME = 255
-_CHECK_ROOM = 4 << 20  # bytes between two looks at the disk
 _BATCH_OF_EXPIRED = 100
-
-check_json = msgspec.json.Decoder(msgspec.Raw).decode
-
-
-class Upload:
-    """Bytes on their way into the spool: written to disk as they come, judged at the end."""
-
-    def __init__(
-        self,
-        path: Path,
-        out: "aiofiles.threadpool.binary.AsyncBufferedIOBase",
-        check_room: Callable[[], None],
-    ) -> None:
-        self.path = path
-        self.size = 0
-        self._out = out
-        self._check_room = check_room
-        self._checked = 0
-        self._sha256 = hashlib.sha256()
-        self._decoder = getincrementaldecoder("utf-8")()
-        self.is_utf8 = True
-
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-    async def write(self, data: bytes) -> None:
-        """Append a piece (best some hundred KiB: each is a hop to a thread)."""
-        self.size += len(data)
-        await self._out.write(data)
-        await asyncio.to_thread(self._look_at, data, final=False)
-
-    async def finish(self) -> None:
-        """Make the bytes durable."""
-        await self._out.flush()
-        await asyncio.to_thread(os.fsync, self._out.fileno())
-        await asyncio.to_thread(self._look_at, b"", final=True)
-
-    def _look_at(self, data: bytes, *, final: bool) -> None:
-        if self.size - self._checked >= _CHECK_ROOM:
-            self._checked = self.size
-            self._check_room()
-        self._sha256.update(data)
-        if self.is_utf8:
-            try:
-                self._decoder.decode(data, final)
-            except UnicodeDecodeError:
-                self.is_utf8 = False
+_ASKED_AT_ONCE = 1000
+_PIECE = 1 << 20
+# What a disk says of bytes that it cannot give out; trying again is of no use.
+_UNREADABLE = frozenset({errno.EIO, errno.ESTALE, errno.EBADMSG, errno.EUCLEAN})
 
 
 class Files:
@@ -115,6 +65,11 @@ class Files:
         self._lifetime = lifetime
         self._now = now
         self._draw = draw
+
+    @property
+    def room(self) -> Room:
+        """The room on the disk that they are on."""
+        return self._room
 
     @contextlib.asynccontextmanager
     async def receive(self, expected: int | None = None) -> AsyncGenerator[Upload]:
@@ -171,14 +126,17 @@ class Files:
     async def _check_batch_input(self, upload: Upload) -> None:
         if not upload.is_utf8:
             raise InvalidRequest(_NOT_UTF8)
-        if not await self._spool.disk.run(_starts_with_json, upload.path):
+        if not await self._spool.disk.run(starts_with_json, upload.path):
             raise InvalidRequest(_INVALID_FORMAT)
 
     async def get(self, owner: str, file_id: str) -> FileRecord:
         """``NotFound`` if unknown, deleted, expired or another's: all the same to a client."""
+        return await self._get(owner, file_id, int(self._now()))
+
+    async def _get(self, owner: str, file_id: str, now: int) -> FileRecord:
         record = None
         if ids.is_file_id(file_id):
-            record = await table.get(self._database, owner, file_id, int(self._now()))
+            record = await table.get(self._database, owner, file_id, now)
         if record is None:
             raise params.no_such_file(file_id)
         return record
@@ -205,17 +163,52 @@ class Files:
 
     async def find_bytes(self, owner: str, file_id: str) -> tuple[FileRecord, Path]:
         """As ``get``, and where the bytes are; ``FileCorrupt`` if they are not what they were."""
-        record = await self.get(owner, file_id)
+        return await self._find_bytes(owner, file_id, self._now)
+
+    async def find_kept_bytes(self, owner: str, file_id: str) -> tuple[FileRecord, Path]:
+        """As ``find_bytes``, though the file may have expired: until it is removed."""
+        return await self._find_bytes(owner, file_id, lambda: 0)
+
+    async def _find_bytes(
+        self, owner: str, file_id: str, now: Callable[[], float]
+    ) -> tuple[FileRecord, Path]:
+        record = await self._get(owner, file_id, int(now()))
         path = self._spool.file(file_id)
         wrong = wrong_size(record, await self._spool.disk.run(self._spool.disk.size, path))
         if wrong is not None:
-            await self.get(owner, file_id)  # it may have been deleted or have expired in between
-            self._damage.tell(wrong)
-            raise FileCorrupt(
-                f"The bytes of file {file_id} are damaged: it {wrong.what}. Run `batchd fsck` "
-                "where batchd runs: it says what is damaged and what can be done."
-            )
+            await self._get(owner, file_id, int(now()))  # it may have gone in between
+            raise self._corrupt(wrong)
         return record, path
+
+    async def check_readable(self, owner: str, file_id: str) -> None:
+        """As ``get``, and read the bytes to their end; ``FileCorrupt`` if the disk can't."""
+        record = await self.get(owner, file_id)
+        try:
+            await self._spool.disk.run(self._read_through, self._spool.file(file_id))
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            finding = Finding(
+                kind=DamageKind.UNREADABLE,
+                path=f"files/{file_id}",
+                file=file_id,
+                batch=batch_of(record),
+                reason=error.strerror,
+            )
+            raise self._corrupt(finding) from error
+
+    def _read_through(self, path: Path) -> None:
+        with self._spool.disk.open_read(path) as file:
+            while file.read(_PIECE):
+                pass
+
+    def _corrupt(self, finding: Finding) -> FileCorrupt:
+        """Say what is damaged; the error for who asked for it."""
+        self._damage.tell(finding)
+        return FileCorrupt(
+            f"The bytes of file {finding.file} are damaged: it {finding.what}. Run `batchd fsck` "
+            "where batchd runs: it says what is damaged and what can be done."
+        )
 
     async def delete(self, owner: str, file_id: str) -> None:
         """``NotFound`` as in ``get``. A batch that has begun keeps its own hold on the bytes."""
@@ -226,8 +219,15 @@ class Files:
             raise params.no_such_file(file_id)
         await self._remove_bytes(file_id)
 
+    async def has_expired(self) -> bool:
+        """Whether there is anything for ``remove_expired`` to remove."""
+        return bool(await table.expired(self._database, int(self._now()), 1))
+
     async def remove_expired(self) -> int:
-        """Remove what has passed its ``expires_at``; how many files that were."""
+        """Remove what has passed its ``expires_at``; how many files that were.
+
+        Results that are still to be delivered to an outbox stay until they are.
+        """
         removed = 0
         while found := await table.expired(self._database, int(self._now()), _BATCH_OF_EXPIRED):
             for file_id in found:
@@ -243,9 +243,15 @@ class Files:
     async def _remove_bytes(self, file_id: str) -> None:
         await self._spool.disk.run(self._spool.discard, file_id)
 
-    async def is_orphan(self, file_id: str) -> bool:
-        """Whether no live row names these bytes (a ledger's id is not known here)."""
-        return not await table.has_live_row(self._database, file_id)
+    async def orphans(self, names: Sequence[str]) -> AsyncGenerator[str]:
+        """Those of these names of bytes that neither a live row nor an unfinished batch has."""
+        for begin in range(0, len(names), _ASKED_AT_ONCE):
+            some = names[begin : begin + _ASKED_AT_ONCE]
+            asked = [name for name in some if ids.is_file_id(name)]
+            owned = await table.owned(self._database, asked)
+            for name in some:
+                if name not in owned:
+                    yield name
 
 
 @contextlib.contextmanager
@@ -256,13 +262,6 @@ def _no_room_when_full() -> Generator[None]:
         if is_full(error):
             raise NoRoom from error
         raise
-
-
-def clean_filename(name: str) -> str:
-    """A client's name for a file as text to show: no path, no control characters, 255 at most."""
-    base = name.replace("\\", "/").rsplit("/", 1)[-1]
-    shown = "".join(letter for letter in base if letter.isprintable())
-    return shown[:_MAX_FILENAME] or "upload"
 
 
 def _purpose(text: str) -> Purpose:
@@ -280,16 +279,3 @@ def _purpose(text: str) -> Purpose:
             param="purpose",
         )
     return purpose
-
-
-def _starts_with_json(path: Path) -> bool:
-    with path.open("rb") as file:
-        for _, line in lines(file):
-            text = line.removeprefix(BOM).strip()
-            if text:
-                try:
-                    check_json(text)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    return False
-                return True
-    return False

@@ -15,9 +15,12 @@ log = logging.getLogger(__name__)
 
 FATAL = 1
 _DESCRIPTORS = 65536
-# The daemon's own at most: 64 ledgers, 256 inputs, some tens of anything else, and the connections
-# that come between two looks at how many there are.
+# The daemon's own at most: 64 ledgers, 256 inputs with an index each, some tens of anything else,
+# and the 128 connections that may come between two looks at how many there are.
 _OWN_DESCRIPTORS = 768
+# A client's at most: its connection, and for results with their requests the result file, the input
+# and its index.
+_PER_CLIENT = 4
 _FEW_CONNECTIONS = 16
 _MOST_IN_FLIGHT = 4096
 # Threads that work through a file must not hold the loop up for Python's default of 5 ms a turn.
@@ -41,8 +44,14 @@ def die(reason: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def handle_signals(stop: asyncio.Event, reload: Callable[[], None]) -> Generator[None]:
-    """SIGTERM and SIGINT set ``stop``, and a second one gives up the drain; SIGHUP reloads."""
+def handle_signals(
+    stop: asyncio.Event, reload: Callable[[], None] | None = None
+) -> Generator[None]:
+    """SIGTERM and SIGINT set ``stop``, and a second one gives up the drain.
+
+    SIGHUP reloads; without a ``reload`` it sets ``stop``, too. What the process was started to
+    ignore (by ``nohup``, or as a script's background job) stops nothing.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
@@ -51,13 +60,24 @@ def handle_signals(stop: asyncio.Event, reload: Callable[[], None]) -> Generator
             task.cancel()
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    handlers: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: on_signal,
+        signal.SIGINT: on_signal,
+        signal.SIGHUP: stop.set,  # a terminal that closes may say so twice
+    }
+    handlers = {
+        number: handler
+        for number, handler in handlers.items()
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    if reload is not None:
+        handlers[signal.SIGHUP] = reload
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 
@@ -82,10 +102,10 @@ def most_in_flight() -> int:
 
 
 def connection_limit(in_flight: int) -> int:
-    """How many clients may be connected: each may have a file open, too.
+    """How many clients may be connected: each may have files open, too.
 
-    ``in_flight``: requests to model servers at once. Below some 600 descriptors there are not
+    ``in_flight``: requests to model servers at once. Below some 850 descriptors there are not
     enough for all, but a few clients are let in all the same.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(_FEW_CONNECTIONS, (soft - _OWN_DESCRIPTORS - in_flight) // 2)
+    return max(_FEW_CONNECTIONS, (soft - _OWN_DESCRIPTORS - in_flight) // _PER_CLIENT)

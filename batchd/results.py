@@ -21,10 +21,11 @@ from batchd.disk import is_full
 from batchd.errors import FileCorrupt, InvalidRequest, NoRoom, NotFound
 from batchd.files import Files
 from batchd.hops import hopping
-from batchd.jsonl import BOM, IndexedLines, IndexWriter, line_groups, lines
+from batchd.jsonl import BOM, IndexedLines, IndexWriter, Reads, line_groups, lines
 from batchd.model import BatchRecord, LineFile
 from batchd.spool import Spool
 from batchd.states import TERMINAL
+from batchd.unreadable import Readable, corrupt_if_unreadable
 from batchd.wire.lines import check_result_lines, with_input
 
 _CURSOR = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16})")
@@ -138,7 +139,10 @@ class Results:
         """The requests of a batch: of one that runs with its index, else with one made anew."""
         disk, spool = self._spool.disk, self._spool
         try:
-            opened = await disk.run(IndexedLines, spool.input(record.id), spool.index(record.id))
+            with corrupt_if_unreadable(_input(record)):
+                opened = await disk.run(
+                    IndexedLines, spool.input(record.id), spool.index(record.id)
+                )
         except FileNotFoundError:
             opened = await self._indexed(record)
         try:
@@ -151,16 +155,16 @@ class Results:
         try:
             _, path = await self._files.find_bytes(record.owner, record.input_file_id)
         except NotFound:
-            raise NotFound(
-                f"The input file {record.input_file_id} of batch {record.id} was deleted or has "
-                "expired: its lines cannot be included."
-            ) from None
+            raise _input_gone(record) from None
         index = self._spool.incoming(f"{record.id}-{id(asyncio.current_task()):x}.index")
         try:
             async with self._at_once:
-                async for _ in hopping(_index(path, index)):
+                async for _ in hopping(_index(path, index, _input(record))):
                     pass
-            indexed = await disk.run(IndexedLines, path, index)
+            with corrupt_if_unreadable(_input(record)):
+                indexed = await disk.run(IndexedLines, path, index)
+        except FileNotFoundError:  # since it was looked at
+            raise _input_gone(record) from None
         except OSError as error:
             if is_full(error):
                 raise NoRoom from error
@@ -177,6 +181,21 @@ def _gone(record: BatchRecord) -> NotFound:
     return NotFound(f"The results of batch {record.id} were deleted or have expired.")
 
 
+def _input_gone(record: BatchRecord) -> NotFound:
+    return NotFound(
+        f"The input file {record.input_file_id} of batch {record.id} was deleted or has expired: "
+        "its lines cannot be included."
+    )
+
+
+def _input(record: BatchRecord) -> str:
+    return f"The input file of batch {record.id}"
+
+
+def _result(record: BatchRecord) -> str:
+    return f"A result file of batch {record.id}"
+
+
 def _no_cursor(text: str) -> InvalidRequest:
     return InvalidRequest(
         f"Invalid 'after': '{text[:64]}' is not a cursor of this batch's results. Leave it out to "
@@ -189,23 +208,28 @@ def _no_cursor(text: str) -> InvalidRequest:
 def _check_part(part: Part, record: BatchRecord, after: Cursor) -> None:
     """``InvalidRequest`` unless it begins with a line: a mended file may have become shorter."""
     if part.start:
-        with _opened(part, record) as file:
+        with _opened_part(part, record) as file:
             file.seek(part.start - 1)
-            if file.read(1) != b"\n":
+            if Readable(file, _result(record)).read(1) != b"\n":
                 raise _no_cursor(str(after))
 
 
-def _opened(part: Part, record: BatchRecord) -> BinaryIO:
+def _opened_part(part: Part, record: BatchRecord) -> BinaryIO:
     try:
-        return part.path.open("rb")
+        return _opened(part.path, _result(record))
     except FileNotFoundError:  # since it was looked at
         raise _gone(record) from None
+
+
+def _opened(path: Path, what: str) -> BinaryIO:
+    with corrupt_if_unreadable(what):
+        return path.open("rb")
 
 
 class _Upto:
     """A file as if it ended at an offset."""
 
-    def __init__(self, file: BinaryIO, left: int) -> None:
+    def __init__(self, file: Reads, left: int) -> None:
         self._file = file
         self._left = left
 
@@ -218,13 +242,15 @@ class _Upto:
 
 
 def _pieces(part: Part, record: BatchRecord, inputs: IndexedLines | None) -> Iterator[bytes]:
-    with _opened(part, record) as file:
+    with _opened_part(part, record) as file:
         file.seek(part.start)
-        for _, group in line_groups(_Upto(file, part.end - part.start)):
+        upto = _Upto(Readable(file, _result(record)), part.end - part.start)
+        for _, group in line_groups(upto):
             if inputs is None:
                 yield b"".join(group)
             else:
-                yield from _joined(group, record, inputs)
+                with corrupt_if_unreadable(_input(record)):
+                    yield from _joined(group, record, inputs)
 
 
 def _joined(group: list[bytes], record: BatchRecord, inputs: IndexedLines) -> Iterator[bytes]:
@@ -242,12 +268,12 @@ def _joined(group: list[bytes], record: BatchRecord, inputs: IndexedLines) -> It
     yield bytes(piece)
 
 
-def _index(path: Path, index_path: Path) -> Iterator[None]:
+def _index(path: Path, index_path: Path, what: str) -> Iterator[None]:
     """Write the index of an input file that was valid once, a slice at each step."""
     index = IndexWriter(index_path)
     try:
-        with path.open("rb") as file:
-            for number, (offset, line) in enumerate(lines(file)):
+        with _opened(path, what) as file:
+            for number, (offset, line) in enumerate(lines(Readable(file, what))):
                 text = line.removeprefix(BOM) if offset == 0 else line
                 if text.strip():
                     index.add(offset + len(line) - len(text), len(text.rstrip(b"\r\n")))

@@ -6,7 +6,8 @@ new is taken in; what is in flight may still land.
 
 The ballast is a file of zeros that is given up when SQLite finds no room, so that a cancellation or
 a batch's last step can be written down all the same. Until it is back, result files do not grow:
-the room it freed is the database's.
+the room it freed is the database's. That it was given up is known over restarts by an empty file
+beside it, which counts only while the ballast is not there.
 
 Knows the free bytes of one file system; neither who writes to it nor what. The writer's thread, the
 threads of ``Disk.run`` and the loop use one object: only ``is_full`` may be asked on the loop.
@@ -14,7 +15,9 @@ threads of ``Disk.run`` and the loop use one object: only ``is_full`` may be ask
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -38,6 +41,7 @@ class Room:
         self._size = ballast
         self._ballast = directory / "ballast"
         self._fresh = directory / "ballast.new"
+        self._given_up_mark = directory / "ballast.given-up"
         self._lock = threading.Lock()
         self._full = threading.Event()
         self._kept = False
@@ -58,6 +62,10 @@ class Room:
                 self._missing = 0
             else:
                 self._disk.remove(self._ballast)
+            if self._missing:
+                self._given_up = self._disk.size(self._given_up_mark) is not None
+            else:
+                self._disk.remove(self._given_up_mark)
         if self.free() < _TO_OPEN:
             self.give_up_ballast()
         self.look()
@@ -98,6 +106,17 @@ class Room:
         if self.is_full or self.free() < self._reserve + more:
             raise NoRoom
 
+    def check_at(self, place: Path, more: int) -> None:
+        """As ``check``, of a directory that may be on another disk, where the same is to stay free
+        (of a small one a tenth): ``OSError`` unless it would. Blocks."""
+        if place.stat().st_dev == self._directory.stat().st_dev:
+            self.check(more)
+            return
+        found = os.statvfs(place)
+        reserve = min(self._reserve, found.f_blocks * found.f_frsize // 10)
+        if found.f_bavail * found.f_frsize < reserve + more:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def note_full(self, *, kept: bool = False) -> None:
         """A write was refused. ``kept``: its bytes wait, and the pause lasts until they are there.
 
@@ -124,14 +143,25 @@ class Room:
             if self._missing or not self._size:
                 return False
             try:
+                # Before, so that no crash comes in between; where there is no room, after.
+                is_marked = self._mark_given_up()
                 self._disk.remove(self._ballast)
                 # Some file systems give the blocks of a removed file out again only after this.
                 self._disk.sync_directory(self._directory)
+                if not is_marked:
+                    self._mark_given_up()
             except OSError as error:
                 self._complain("removed", error)
                 return False
             self._missing, self._given_up = self._size, True
             return True
+
+    def _mark_given_up(self) -> bool:
+        try:
+            self._disk.close(self._disk.open_append(self._given_up_mark))
+        except OSError:
+            return False
+        return True
 
     def _restore_ballast(self) -> None:
         if not self._missing:
@@ -140,6 +170,7 @@ class Room:
             self._disk.remove(self._fresh)
             self._disk.allocate(self._fresh, self._size)
             self._disk.rename(self._fresh, self._ballast)
+            self._disk.remove(self._given_up_mark)
         except OSError as error:
             if not is_full(error):
                 self._complain("made", error)

@@ -11,6 +11,8 @@ import msgspec
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]+):(?P<port>\d{1,5})")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)")
+_MOST_SECONDS = 1e12  # what is more, infinity or NaN is no number to reckon with
+_MOST_BYTES = 1 << 60
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {
     "B": 1,
@@ -28,10 +30,15 @@ class Duration(float):
 
     @classmethod
     def parse(cls, value: object) -> "Duration":
+        seconds = value
         if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-            return cls(float(match[1]) * _SECONDS[match[2]])
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12:  # noqa: PLR2004 - keeps out infinity and NaN
-            return cls(value)
+            seconds = float(match[1]) * _SECONDS[match[2]]
+        if (
+            isinstance(seconds, int | float)
+            and not isinstance(seconds, bool)
+            and 0 <= seconds < _MOST_SECONDS
+        ):
+            return cls(seconds)
         raise ValueError(f"{value!r} is not a duration (write a number of seconds, or '10m')")
 
 
@@ -40,10 +47,12 @@ class Size(int):
 
     @classmethod
     def parse(cls, value: object) -> "Size":
+        size: object = value
         if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-            return cls(float(match[1]) * _BYTES[match[2]])
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(value)
+            exact = float(match[1]) * _BYTES[match[2]]
+            size = int(exact) if exact < _MOST_BYTES else None
+        if isinstance(size, int) and not isinstance(size, bool) and 0 <= size < _MOST_BYTES:
+            return cls(size)
         raise ValueError(f"{value!r} is not a size (write a number of bytes, or '200MiB')")
 
 

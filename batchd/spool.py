@@ -3,6 +3,7 @@
     batchd.db -wal -shm         SQLite's
     batchd.db.before-N          a copy from before an upgrade, for the operator
     ballast                     given up when the disk is full (``room``)
+    ballast.given-up            there while it is
     lock                        held (flock) by the one daemon of this directory
     sync-failed                 a sync failed: the next start copies ledgers instead of trusting
     incoming/<random>           an upload being written; nobody but its writer reads it

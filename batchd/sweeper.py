@@ -2,8 +2,8 @@
 
 Expired: files past ``expires_at``, and batches whose window has ended (they are told so; what
 follows is the engine's). Orphans: bytes that no row and no unfinished batch names, old enough to be
-nobody's. The clock on the wall may jump: after a jump, and after a start that finds a window ended,
-nothing expires until the clock has been steady for ``sweep_every``.
+nobody's. The clock on the wall may jump: after a jump, and after a start that finds something
+expired, nothing expires until the clock has been steady for ``sweep_every``.
 """
 
 import asyncio
@@ -60,8 +60,8 @@ class Sweeper:
         monotonic = asyncio.get_running_loop().time()
         is_first = self._last is None
         self._note_jump(monotonic)
-        if is_first and await self._batches.overdue():
-            # We were down when the window ended, or start with a clock that is not set yet.
+        if is_first and (await self._batches.overdue() or await self._files.has_expired()):
+            # We were down when its time was over, or start with a clock that is not set yet.
             log.warning("overdue_at_start", extra={"seconds": round(self._sweep_every)})
             self._trusted_at = monotonic + self._sweep_every
         if monotonic < self._trusted_at:
@@ -105,20 +105,12 @@ class Sweeper:
         removed = len(incoming)
         for path in incoming:
             await disk.run(disk.remove, path)
-        for name in files:
-            if await self._is_orphan(name):
-                removed += await disk.run(self._spool.discard, name)
+        # What is damaged is the operator's to look at and to remove.
+        swept = [name for name in files if not name.endswith(".damaged")]
+        async for name in self._files.orphans(swept):
+            removed += await disk.run(self._spool.discard, name)
+        unfinished = await self._batches.controls() if batches else {}
         for batch_id in batches:
-            if not await self._is_unfinished(batch_id):
+            if batch_id not in unfinished:
                 removed += await disk.run(self._spool.release, batch_id)
         return removed
-
-    async def _is_orphan(self, name: str) -> bool:
-        if name.endswith(".damaged"):
-            return False  # the operator's to look at and to remove
-        # In this order, because a batch may end in between: its ledger then has a row already.
-        return not await self._batches.owns_file(name) and await self._files.is_orphan(name)
-
-    async def _is_unfinished(self, batch_id: str) -> bool:
-        record = await self._batches.find(batch_id)
-        return record is not None and not record.is_terminal

@@ -1,10 +1,12 @@
 """The application, put together: every route, what each request goes through, the parts."""
 
+import time
 from collections.abc import Callable
 
 from aiohttp import web
 
 from batchd.api.auth import Guard, Keys
+from batchd.api.identity import NEW_ID
 from batchd.api.middleware import add_headers, authorize, errors_as_json, identify
 from batchd.api.openapi import DOCUMENT, document
 from batchd.api.parts import (
@@ -23,6 +25,7 @@ from batchd.api.routes import ROUTES
 from batchd.api.uploads import Uploads
 from batchd.backends.pool import Pool
 from batchd.config import Config
+from batchd.ids import REQUEST_ID_BYTES, request_id
 from batchd.metrics import Metrics
 from batchd.room import Room
 from batchd.use_cases import UseCases
@@ -41,17 +44,22 @@ def make_app(  # noqa: PLR0913 - the parts that handlers use
     metrics: Metrics,
 ) -> web.Application:
     """The application; its handlers find these parts under the keys of ``parts``."""
+
+    def new_id() -> str:
+        return request_id(draw(REQUEST_ID_BYTES))
+
     app = web.Application(
         client_max_size=_MAX_JSON,
         middlewares=[
-            identify(draw),
+            identify(new_id),
             errors_as_json,
             authorize(keys, Guard(config.server.allowed_hosts)),
         ],
     )
+    app[NEW_ID] = new_id
     app[CONFIG] = config
     app[FILES] = use_cases.files
-    app[UPLOADS] = Uploads(use_cases.files, config.server)
+    app[UPLOADS] = Uploads(use_cases.files, config.server, time.monotonic)
     app[BATCHES] = use_cases.batches
     app[STEERING] = use_cases.steering
     app[AGAIN] = use_cases.again

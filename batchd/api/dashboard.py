@@ -9,6 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from batchd.api.parts import CONFIG
+from batchd.api.sending import send_file
 from batchd.errors import NotFound
 
 _STATIC = Path(__file__).parent / "static"
@@ -31,10 +32,10 @@ _HEADERS = {
 }
 
 
-async def page(request: web.Request) -> web.FileResponse:
+async def page(request: web.Request) -> web.StreamResponse:
     """The page or one of its two files."""
     if request.path not in _PAGES or not request.app[CONFIG].dashboard.enabled:
         raise NotFound(f"Invalid URL ({request.method} {request.path})")
     name, kind = _PAGES[request.path]
     content_type = {"Content-Type": f"{kind}; charset=utf-8"}
-    return web.FileResponse(_STATIC / name, headers={**_HEADERS, **content_type})
+    return await send_file(request, _STATIC / name, {**_HEADERS, **content_type})

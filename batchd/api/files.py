@@ -6,7 +6,8 @@ from aiohttp import web
 
 from batchd.api.identity import OWNER
 from batchd.api.parts import FILES, UPLOADS, answer
-from batchd.errors import RangeNotSatisfiable
+from batchd.api.sending import send_file
+from batchd.unreadable import corrupt_if_unreadable
 from batchd.wire import params
 from batchd.wire.objects import FileDeleted, FileObject, ListObject
 
@@ -41,35 +42,20 @@ async def delete(request: web.Request) -> web.Response:
 
 async def content(request: web.Request) -> web.StreamResponse:
     """The bytes as stored; ``Range`` is honoured."""
-    files = request.app[FILES]
-    record, path = await files.find_bytes(request[OWNER], request.match_info["file_id"])
-    _check_range(request, record.bytes)
+    files, owner, file_id = request.app[FILES], request[OWNER], request.match_info["file_id"]
+    record, path = await files.find_bytes(owner, file_id)
     kind = (
         "application/jsonl; charset=utf-8"
         if record.purpose in ("batch", "batch_output")
         else "application/octet-stream"
     )
-    return web.FileResponse(
-        path,
-        headers={
-            "Content-Type": kind,
-            "Content-Disposition": _disposition(record.filename),
-        },
-    )
-
-
-def _check_range(request: web.Request, size: int) -> None:
-    """``RangeNotSatisfiable``; FileResponse alone would say so without an error object."""
+    headers = {"Content-Type": kind, "Content-Disposition": _disposition(record.filename)}
     try:
-        start = request.http_range.start
-    except ValueError:
-        start = size
-    # With If-Range the range counts only if the file is still the same; FileResponse knows.
-    if start is not None and start >= size and "If-Range" not in request.headers:
-        raise RangeNotSatisfiable(
-            f"Invalid 'Range': '{request.headers.get('Range', '')[:64]}' is not a range of a file "
-            f"of {size} bytes."
-        )
+        with corrupt_if_unreadable(f"File {file_id}"):
+            return await send_file(request, path, headers)
+    except FileNotFoundError:
+        await files.find_bytes(owner, file_id)  # says what has become of it meanwhile
+        raise
 
 
 def _disposition(filename: str) -> str:

@@ -2,9 +2,11 @@
 
 import socket
 import struct
+from collections.abc import Callable
 
 from aiohttp import web
 
+NEW_ID = web.AppKey[Callable[[], str]]("new_id")
 REQUEST_ID = web.RequestKey("request_id", str)
 OWNER = web.RequestKey("owner", str)
 

@@ -15,6 +15,8 @@ from typing import cast
 
 from aiohttp import web
 
+from batchd.api.identity import NEW_ID
+from batchd.api.middleware import outside
 from batchd.config import ServerConfig
 from batchd.errors import BatchdError
 from batchd.settings import parse_address
@@ -24,20 +26,58 @@ log = logging.getLogger(__name__)
 _KEEPALIVE = 15.0  # seconds; also the only limit on how long headers may take
 _CLOSE_REQUESTS = 2.0
 _BACKLOG = 128
+_ONLY_CONTINUE = "Invalid 'Expect': only '100-continue' can be expected."
 _SAY_AGAIN = 60.0
+
+
+class _Connection(web.RequestHandler):
+    """One client. What is refused before the application is asked has the envelope, too."""
+
+    def __init__(self, app: web.Application, server: web.Server) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=_KEEPALIVE,
+            access_log=None,  # pyright: ignore[reportArgumentType] - it means none
+        )
+        self._app = app
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what cannot be read as a request, or fails outside of the application."""
+        super().handle_error(request, status, exc, message)  # logs; raises if an answer has begun
+        # Behind the colon are bytes of the request.
+        reason = f"The request is not valid HTTP: {(message or '').partition(':')[0]}."
+        response = outside(status, reason, self._app[NEW_ID]())
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """What the client expects is looked at before the middlewares are asked."""
+        if isinstance(resp, web.HTTPExpectationFailed):
+            resp = outside(resp.status, _ONLY_CONTINUE, self._app[NEW_ID]())
+        return await super().finish_response(request, resp, start_time)
 
 
 class _Doorway:
     """Makes a handler for each connection, for ``most`` of them at a time."""
 
-    def __init__(self, server: web.Server, most: int) -> None:
+    def __init__(self, app: web.Application, server: web.Server, most: int) -> None:
+        self._app = app
         self._server = server
         self._most = most
         self._said_at = -_SAY_AGAIN
 
     def __call__(self) -> asyncio.Protocol:
         if len(self._server.connections) < self._most:
-            return self._server()
+            return _Connection(self._app, self._server)
         now = asyncio.get_running_loop().time()
         if now - self._said_at >= _SAY_AGAIN:
             self._said_at = now
@@ -57,17 +97,12 @@ async def listening(
     app: web.Application, config: ServerConfig, *, connections: int
 ) -> AsyncGenerator[None]:
     """Serve ``app`` on every configured address, to so many clients at once."""
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=_KEEPALIVE,
-        shutdown_timeout=_CLOSE_REQUESTS,
-    )
+    runner = web.AppRunner(app, shutdown_timeout=_CLOSE_REQUESTS)
     await runner.setup()
     try:
         with contextlib.ExitStack() as sockets:
             for address in config.listen:
-                doorway = _Doorway(cast("web.Server", runner.server), connections)
+                doorway = _Doorway(app, cast("web.Server", runner.server), connections)
                 sockets.callback((await _listen(doorway, address)).close)
             yield
     finally:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -17,24 +18,26 @@ from batchd.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    RequestTimeout,
     TooLarge,
     UnsupportedEncoding,
 )
-from batchd.ids import REQUEST_ID_BYTES, request_id
 from batchd.wire.objects import ErrorObject
 
 log = logging.getLogger(__name__)
 
 _OPEN_PATHS = frozenset({"/healthz", "/openapi.json"}) | dashboard.PATHS
+_VERSION = "2020-10-01"
+_BUG = "batchd failed to handle this request; its log says why."
 _STARTED = web.RequestKey("started", float)
 
 
-def identify(draw: Callable[[int], bytes]) -> Middleware:
+def identify(new_id: Callable[[], str]) -> Middleware:
     """Give the request its id; ``add_headers`` puts it on whatever answer there is."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[REQUEST_ID] = request_id(draw(REQUEST_ID_BYTES))
+        request[REQUEST_ID] = new_id()
         request[_STARTED] = time.monotonic()
         return await handler(request)
 
@@ -43,8 +46,9 @@ def identify(draw: Callable[[int], bytes]) -> Middleware:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Headers of every answer, streamed or not (contract section 1)."""
-    response.headers["x-request-id"] = request.get(REQUEST_ID, "")
-    response.headers["openai-version"] = "2020-10-01"
+    if REQUEST_ID in request:  # else it was made by ``outside``, which gave it one
+        response.headers["x-request-id"] = request[REQUEST_ID]
+    response.headers["openai-version"] = _VERSION
     elapsed = time.monotonic() - request.get(_STARTED, time.monotonic())
     response.headers["openai-processing-ms"] = str(round(elapsed * 1000))
 
@@ -67,7 +71,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         raise  # the client has gone: there is nobody to answer, and no fault of ours
     except Exception:
         log.exception("unhandled_error", extra={"method": request.method, "path": request.path})
-        return _error_answer(BatchdError("batchd failed to handle this request; its log says why."))
+        return _error_answer(BatchdError(_BUG))
 
 
 def authorize(keys: Keys, guard: Guard) -> Middleware:
@@ -85,6 +89,19 @@ def authorize(keys: Keys, guard: Guard) -> Middleware:
     return middleware
 
 
+def outside(status: int, reason: str, new_id: str) -> web.Response:
+    """The answer to what no middleware sees, with all that an answer has."""
+    error = (
+        InvalidRequest(reason) if status < HTTPStatus.INTERNAL_SERVER_ERROR else BatchdError(_BUG)
+    )
+    error.http_status = status
+    response = _error_answer(error)
+    response.headers["x-request-id"] = new_id
+    response.headers["openai-version"] = _VERSION
+    response.headers["openai-processing-ms"] = "0"
+    return response
+
+
 def _error_answer(error: BatchdError) -> web.Response:
     headers: dict[str, str] = {}
     if error.retriable is not None:
@@ -92,7 +109,7 @@ def _error_answer(error: BatchdError) -> web.Response:
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
     response = answer(ErrorObject.of(error), status=error.http_status, headers=headers)
-    if isinstance(error, TooLarge):
+    if isinstance(error, TooLarge | RequestTimeout):
         # The rest of the body is not read; the connection cannot be used again.
         response.force_close()
     return response

@@ -18,6 +18,7 @@ from batchd.api.messages import (
 )
 from batchd.api.operator_routes import OPERATOR_ROUTES
 from batchd.api.route import Body, Route
+from batchd.api.sending import PreconditionFailed
 from batchd.errors import (
     Busy,
     Conflict,
@@ -91,11 +92,12 @@ ROUTES: tuple[Route, ...] = (
         summary="Download a file.",
         description=(
             "The bytes as stored. Of a result file each line is a BatchRequestOutput. The headers "
-            "Range, If-Range, If-None-Match and If-Modified-Since are honoured."
+            "Range (of one range), If-Range, If-Match, If-None-Match, If-Modified-Since and "
+            "If-Unmodified-Since are honoured."
         ),
         parameters=(FILE,),
         answers=CONTENT,
-        errors=(NotFound, RangeNotSatisfiable, FileCorrupt),
+        errors=(NotFound, PreconditionFailed, RangeNotSatisfiable, FileCorrupt),
     ),
     Route(
         name="createBatch",

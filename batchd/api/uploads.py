@@ -1,15 +1,15 @@
 """An upload: multipart/form-data, streamed to disk in bounded memory.
 
 Parts come in any order, so the bytes are spooled first and judged at the end. Sizes are enforced
-while reading, since a stream has no Content-Length. A body that stalls is given up.
+while reading, since a stream has no Content-Length. A body that stalls or drips is given up.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
 from batchd.api.identity import OWNER
-from batchd.api.reading import in_time
+from batchd.api.reading import Patience
 from batchd.config import ServerConfig
 from batchd.errors import Busy, InvalidRequest
 from batchd.files import Files, Upload
@@ -28,9 +28,10 @@ _FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]
 class Uploads:
     """Takes uploads, a bounded number at once: each holds a descriptor and some hundred KiB."""
 
-    def __init__(self, files: Files, config: ServerConfig) -> None:
+    def __init__(self, files: Files, config: ServerConfig, now: Callable[[], float]) -> None:
         self._files = files
         self._config = config
+        self._now = now
         self._open = 0
 
     async def receive(self, request: web.Request) -> FileRecord:
@@ -39,12 +40,13 @@ class Uploads:
             raise Busy
         self._open += 1
         try:
-            return await _receive(request, self._files, self._config)
+            patience = Patience(self._config.upload_timeout, self._now)
+            return await _receive(request, self._files, patience)
         finally:
             self._open -= 1
 
 
-async def _receive(request: web.Request, files: Files, config: ServerConfig) -> FileRecord:
+async def _receive(request: web.Request, files: Files, patience: Patience) -> FileRecord:
     if not request.content_type.startswith("multipart/form-data"):
         raise InvalidRequest(
             "Send the file as multipart/form-data, with the parts 'file' and 'purpose'."
@@ -52,7 +54,7 @@ async def _receive(request: web.Request, files: Files, config: ServerConfig) -> 
     if request.content_length is not None:
         files.check_size(max(0, request.content_length - _ENVELOPE))
     async with files.receive(request.content_length) as upload:
-        form = _Form(upload, files, config.upload_timeout)
+        form = _Form(upload, files, patience)
         try:
             await form.read(await request.multipart())
         except (ValueError, AssertionError, LookupError):
@@ -78,16 +80,16 @@ async def _receive(request: web.Request, files: Files, config: ServerConfig) -> 
 class _Form:
     """The parts of one upload, as they come."""
 
-    def __init__(self, upload: Upload, files: Files, timeout: float) -> None:
+    def __init__(self, upload: Upload, files: Files, patience: Patience) -> None:
         self._upload = upload
         self._files = files
-        self._timeout = timeout
+        self._patience = patience
         self.filename: str | None = None
         self.fields: dict[str, str] = {}
 
     async def read(self, reader: MultipartReader) -> None:
         for _ in range(_MAX_PARTS):
-            async with in_time(self._timeout):
+            async with self._patience.waiting():
                 part = await reader.next()
             if part is None:
                 return
@@ -133,8 +135,9 @@ class _Form:
 
     async def _pieces(self, part: BodyPartReader) -> AsyncIterator[bytes]:
         while True:
-            async with in_time(self._timeout):
+            async with self._patience.waiting():
                 data = await part.read_chunk(_READ)
             if not data:
                 return
+            self._patience.came(len(data))
             yield data

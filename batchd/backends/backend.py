@@ -78,13 +78,21 @@ class Backend:
     def configure(self, config: BackendConfig, caller: Caller) -> None:
         """Take new settings; what is in flight, what was learned and what was found stays."""
         self.config, self.caller = config, caller
+        self.politeness = self._politeness()
         self.listing.configure(config, caller)
         self.lanes.configure(config)
-        self.politeness = None
-        if config.polite:
-            self.politeness = Politeness(floor=config.polite_floor, hold=config.polite_hold)
         if self.parking.reason in REFUSALS:
             self.parking.end_refusal(self.monotonic())  # the key may be another one now
+
+    def _politeness(self) -> Politeness | None:
+        """As the settings say; one that has seen somebody goes on, if they say the same."""
+        config, known = self.config, self.politeness
+        if not config.polite:
+            return None
+        floor, hold = config.polite_floor, config.polite_hold
+        if known is not None and (known.floor, known.hold) == (floor, hold):
+            return known
+        return Politeness(floor=floor, hold=hold)
 
     @property
     def name(self) -> str:
@@ -102,7 +110,9 @@ class Backend:
 
     def takes_lines(self, now: float) -> bool:
         """Whether it may be sent anything, but for slots, rates and parks."""
-        if self.pulse.is_suspect or (self._probe is not None and self.parking.is_half_open):
+        if self.pulse.is_suspect and not self.pulse.wants_line:
+            return False
+        if self._probe is not None and self.parking.is_half_open:
             return False
         bound = self.politeness.bound(now) if self.politeness else None
         return bound is None or self.in_flight < bound
@@ -117,12 +127,15 @@ class Backend:
 
     def is_well(self, now: float) -> bool:
         """Whether its lines go, sooner or later, without anything else to happen first."""
-        return not (self.pulse.is_suspect or self.parking.is_parked(now))
+        makes_way = self.politeness is not None and self.politeness.bound(now) == 0
+        return not (makes_way or self.pulse.is_suspect or self.parking.is_parked(now))
 
     def taken(self) -> object | None:
         """A slot was taken; what tells it from others if it is the one that goes first."""
         if not self.in_flight:
             self.pulse.began(self.monotonic())
+        if self.pulse.is_suspect:
+            self.pulse.line_went(self.monotonic())
         self.in_flight += 1
         if not self.parking.is_half_open:
             return None
@@ -182,6 +195,8 @@ class Backend:
 
     def resume(self) -> None:
         """Somebody says that what it waits for is over: try at once."""
+        self._probe = None
+        self.pulse.looked(self.monotonic(), is_alive=True)
         self.parking.end()
         self._ring()
 
@@ -230,7 +245,7 @@ class Backend:
     def _load_told(self, load: Load) -> None:
         self.load = load
         busy = [lane for lane in self.lanes.by_model.values() if lane.in_flight]
-        if len(busy) == 1 and not self._yields():
+        if load.tells_waiting and len(busy) == 1 and not self._yields():
             # With one model, and no guest, it is ours that wait there.
             busy[0].capacity.concurrency.queued(self.monotonic(), load.waiting)
         self._ring()
@@ -240,7 +255,7 @@ class Backend:
     async def look(self) -> None:
         """Every second: ask for another key, or whether the server lives, if there is cause."""
         now = self.monotonic()
-        if self.parking.reason == "refused_401" and await self.caller.reload_key():
+        if self.parking.reason in REFUSALS and await self.caller.reload_key():
             self.parking.end_refusal(self.monotonic())
             self._ring()
         if not self.pulse.wants_look(now, in_flight=len(self.calls)):
@@ -251,12 +266,20 @@ class Backend:
         if not self.pulse.is_suspect:
             return  # an answer has come meanwhile
         self.pulse.looked(self.monotonic(), is_alive=is_alive)
+        self._break_off(now, was_gone=was_gone)
+        if is_alive or self.pulse.wants_line:
+            self._ring()
+
+    def _break_off(self, now: float, *, was_gone: bool) -> None:
+        """What hangs on it after a look that showed it gone, or back."""
         if self.pulse.is_gone:
             if not was_gone:
                 self._is_gone(now)
-            self.calls.abort()  # again, too: a request may have been on its way out
-        elif is_alive:
-            self._ring()
+            if not self.pulse.is_tried(now):
+                self.calls.abort()  # again, too: a request may have been on its way out
+        elif was_gone:
+            self._probe = None
+            self.calls.abort()  # the line that was tried, perhaps over a dead connection
 
     def _is_gone(self, now: float) -> None:
         gone = Park(0.0, "gone", LineState())

@@ -18,6 +18,7 @@ _MODELS_TIMEOUT = 3.0
 _MAX_PAGE = 4 << 20
 _OK = 200
 _SERVER_ERROR = 500
+_NOT_IMPLEMENTED = 501
 _UNAVAILABLE = 503
 
 _NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
@@ -70,9 +71,12 @@ class HttpCaller:
             return None
 
     async def is_alive(self) -> bool:
-        """Whether it answers at all. One that is loading, or gone behind a proxy, says 5xx."""
+        """Whether it answers at all. One that is loading, or gone behind a proxy, says 5xx.
+
+        One that does lines and lists no models may say 501.
+        """
         page = await self._page(self._models_url)
-        return page is not None and page[0] < _SERVER_ERROR
+        return page is not None and (page[0] < _SERVER_ERROR or page[0] == _NOT_IMPLEMENTED)
 
     async def reload_key(self) -> bool:
         """Read the API key again; whether it is another one now."""

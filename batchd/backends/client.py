@@ -191,7 +191,7 @@ class Client:
 
 
 def _failure_kind(error: Exception) -> FailureKind:
-    if isinstance(error, _UNREACHABLE):
+    if isinstance(error, (*_UNREACHABLE, aiohttp.InvalidURL)):  # no answer, and nothing was sent
         return FailureKind.UNREACHABLE
     if isinstance(error, TimeoutError):
         return FailureKind.TIMEOUT

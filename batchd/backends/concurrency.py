@@ -103,7 +103,9 @@ class Auto:
 
     def answered(self, now: float, took: float, in_flight: int) -> None:
         """A useful answer came after `took`; `in_flight` is without it."""
-        self._roof.outcome(self._limit)
+        if self._roof.answered(self._limit, now - took):
+            self._ramp = Ramp(self._limit)
+            self._move(self._limit, "doubling: it answers again")
         if self._window.began_at is None:
             return
         if not self._fullness.answered(now, took, in_flight, self._limit):
@@ -123,8 +125,7 @@ class Auto:
         `refused`: the server said that it was too much (429), and is believed at once. Of the rest
         a few in a hundred may be lines that it can never answer, which no decrease would help.
         """
-        del now
-        lowered = self._roof.overload(self._limit, in_flight, refused=refused)
+        lowered = self._roof.overload(now, self._limit, in_flight, refused=refused)
         if lowered is None:
             return
         self._ramp, self._trial = None, None

@@ -18,6 +18,7 @@ from batchd.retry import (
     Standing,
     is_fault,
     is_overload,
+    kind_of,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Lane:
     @property
     def load(self) -> float:
         """How full it is, lightened by the backend's weight: the least goes first."""
+        if self.backend.pulse.is_suspect:
+            return math.inf  # a line that goes there all the same is one that no other takes
         return self.capacity.load / self.backend.weight
 
     @property
@@ -74,8 +77,10 @@ class Lane:
         self.unsettled += 1
         self.capacity.in_flight += 1
         self.capacity.unsettled += 1
+        is_trial = self.backend.pulse.is_suspect
         probe = self.backend.taken()
-        return Slot(self, [rates.take(now) for rates in self.rates], probe)
+        charges = [rates.take(now) for rates in self.rates]
+        return Slot(self, charges, probe, is_trial=is_trial)
 
     def move(self, capacity: Capacity) -> None:
         """Count what is in flight against another limit from now on."""
@@ -92,17 +97,22 @@ class Slot:
         "_has_come_back",
         "_is_free",
         "_is_settled",
+        "_is_trial",
         "_probe",
         "_rates",
         "_sent_at",
         "lane",
     )
 
-    def __init__(self, lane: Lane, charges: list[float], probe: object | None) -> None:
+    def __init__(
+        self, lane: Lane, charges: list[float], probe: object | None, *, is_trial: bool
+    ) -> None:
+        """``is_trial``: it goes to a server that answers no look, which its line is not to pay."""
         self.lane = lane
         self._rates = lane.rates
         self._charges = charges
         self._probe = probe
+        self._is_trial = is_trial
         self._has_come_back = False
         self._is_free = False
         self._is_settled = False
@@ -116,7 +126,7 @@ class Slot:
         """Whether the server has not asked to wait since the slot was taken."""
         backend = self.lane.backend
         return not (
-            backend.pulse.is_suspect
+            (backend.pulse.is_suspect and not self._is_trial)
             or backend.parking.is_parked(now)
             or any(rates.is_closed(now) for rates in self._rates)
         )
@@ -137,7 +147,9 @@ class Slot:
             outcome = await backend.calls.wait_for(backend.caller.send(endpoint, line))
         finally:
             self.free()
-        return outcome or Failure(FailureKind.UNREACHABLE)
+        if outcome is None or (self._is_trial and is_fault(outcome)):
+            return Failure(FailureKind.UNREACHABLE)
+        return outcome
 
     def _size(self, line: RequestLine) -> None:
         estimate = estimated_tokens(len(line.body), line.max_tokens)
@@ -150,6 +162,11 @@ class Slot:
         now = backend.monotonic()
         took = now - self._sent_at
         self._correct(outcome, now)
+        if self._is_trial:
+            if isinstance(outcome, Failure):
+                backend.attempts[kind_of(outcome)] += 1
+                return  # nothing that was not known
+            backend.pulse.looked(now, is_alive=True)
         if is_overload(outcome):
             refused = isinstance(outcome, Reply) and outcome.status_code == TOO_MANY_REQUESTS
             capacity.concurrency.overloaded(now, capacity.in_flight, refused=refused)
@@ -162,7 +179,7 @@ class Slot:
         reply = outcome if isinstance(outcome, Reply) else None
         tokens = reply.usage.total_tokens if reply and reply.ok else 0
         for rates, charge in zip(self._rates, self._charges, strict=True):
-            rates.came_to(now, charge, float(tokens) if tokens else None)
+            rates.came_to(now, charge, tokens or None)
         if reply and reply.quota is not None:
             self.lane.learned.told(reply.quota, now)
 

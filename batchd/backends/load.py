@@ -48,14 +48,15 @@ _SAMPLE = re.compile(rb"([a-z_:]+)(?:\{.*\})?[ \t]+(\S+)(?:[ \t]+-?\d+)?[ \t]*")
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How many requests a server works on, and how many wait there.
+    """How many requests a server works on, and how many wait there, if it tells that.
 
-    ``places``: how many it can work on at once, where it does not say how many wait.
+    ``places``: how many it can work on at once, where nothing but that is told of the waiting.
     """
 
     running: int
     waiting: int
     places: int | None = None
+    tells_waiting: bool = True
 
 
 class _Slot(msgspec.Struct, frozen=True):
@@ -72,18 +73,17 @@ def parse_load(content_type: str, body: bytes) -> Load | None:
     """
     if "json" in content_type:
         return _load_of_slots(body)
+    counts = [(name in _WAITING, _count(text)) for name, text in _samples(body)]
     running = waiting = 0
-    is_told = False
-    for name, text in _samples(body):
-        count = _count(text)
+    for waits, count in counts:
         if count is None:
             return None
-        is_told = True
-        if name in _RUNNING:
-            running += count
-        else:
+        if waits:
             waiting += count
-    return Load(running, waiting) if is_told else None
+        else:
+            running += count
+    tells_waiting = any(waits for waits, _ in counts)
+    return Load(running, waiting, tells_waiting=tells_waiting) if counts else None
 
 
 def _samples(body: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -102,7 +102,8 @@ def _load_of_slots(body: bytes) -> Load | None:
         return None
     if not slots:
         return None
-    return Load(sum(slot.is_processing for slot in slots), 0, len(slots))
+    running = sum(slot.is_processing for slot in slots)
+    return Load(running, 0, len(slots), tells_waiting=False)
 
 
 def _count(text: bytes) -> int | None:
@@ -125,8 +126,8 @@ class Politeness:
     """How many requests of ours may be in flight beside others'. Pure."""
 
     def __init__(self, *, floor: int, hold: float) -> None:
-        self._floor = floor
-        self._hold = hold
+        self.floor = floor
+        self.hold = hold
         self._places: int | None = None
         self._ours = 0
         self._looks = 0  # in a row that showed a guest
@@ -143,7 +144,7 @@ class Politeness:
             return
         self._looks += 1
         if load.waiting or self._looks >= _LOOKS_TO_BELIEVE or self.yields(now):
-            self._until = now + self._hold
+            self._until = now + self.hold
 
     def yields(self, now: float) -> bool:
         """Whether a guest was seen lately."""
@@ -152,15 +153,15 @@ class Politeness:
     def bound(self, now: float) -> int | None:
         """At most so many may be in flight; None for no bound."""
         if self.yields(now):
-            return self._floor
+            return self.floor
         if self._places is not None:
-            return max(self._floor, self._places - 1, 1)
+            return max(self.floor, self._places - 1, 1)
         return None
 
     def note(self, now: float) -> str | None:
         """Why less is sent than could be, as words for people; None if nothing is held back."""
         if self.yields(now):
-            return f"makes way for others' requests: at most {self._floor} in flight"
+            return f"makes way for others' requests: at most {self.floor} in flight"
         return None
 
 

@@ -21,7 +21,10 @@ _MAX_LIMIT = 1e12  # a learned limit above is none
 _FOREIGN = 0.02  # share of a limit by which a server's count may differ from ours
 _LEAST = 0.05  # share of a learned limit that is used whatever else the server has counted
 _SLOWEST = 0.2  # a minute, however low a limit was learned
-_LONG_PERIODS = (3600.0, 86400.0)
+_HOUR, _DAY = _LONG_PERIODS = (3600.0, 86400.0)
+_AGREE = 3  # answers in a row that say the same of a period are believed
+_EVEN_REFILL = 0.45, 1.2  # what a whole refill may seem to take, over what it takes: all is rounded
+_SLACK = 30.0  # seconds
 
 
 class Meter:
@@ -31,7 +34,7 @@ class Meter:
         self._configured = configured or math.inf
         self._late = late
         self._told = math.inf  # the limit as the server names it
-        self._period = _MINUTE
+        self._period = Period()
         self._foreign = 0.0
         self._foreign_until = -math.inf
         self._level = 0.0
@@ -40,7 +43,7 @@ class Meter:
 
     def limit(self, now: float) -> float:
         """A minute."""
-        learned = self._told * _MINUTE / self._period
+        learned = self._told * _MINUTE / self._period.seconds
         if now < self._foreign_until:
             learned = max(learned - self._foreign, learned * _LEAST)
         return min(self._configured, max(learned, _SLOWEST))
@@ -50,7 +53,7 @@ class Meter:
         return 0.0 if limit == math.inf else limit
 
     def has_learned(self) -> bool:
-        return self._told * _MINUTE / self._period < self._configured
+        return self._told * _MINUTE / self._period.seconds < self._configured
 
     def bounded(self, amount: float) -> float:
         """What one request can be charged: never more than all there is."""
@@ -78,9 +81,10 @@ class Meter:
         if limit is None or not limit >= 1.0:
             return
         if limit != self._told:
-            self._told, self._period = (limit if limit <= _MAX_LIMIT else math.inf), _MINUTE
-        self._period = max(self._period, _period(window))
-        if window.remaining is None or self._period > _MINUTE or self._told == math.inf:
+            self._told, self._period = (limit if limit <= _MAX_LIMIT else math.inf), Period()
+        self._period.told(window, now)
+        is_longer = self._period.seconds > _MINUTE
+        if window.remaining is None or is_longer or self._told == math.inf:
             return
         # Whether it counts what we send or what it answered, more than this is not of us.
         ours = max(self._log.total(now), answered)
@@ -96,6 +100,64 @@ class Meter:
             return 0.0
         ran_off = (now - self._level_at) * _per_second(limit)
         return min(max(self._level - ran_off, -self._late * _per_second(limit)), max(limit, 1.0))
+
+
+class Period:
+    """For how long the limit is that a server names: a minute, until its resets say otherwise.
+
+    Any one of them may be wrong, as when a clock is off: several in a row are believed, of a day
+    only after a while, since an hour's may look like one for some answers. What was believed is
+    over when it cannot be: when for longer than any reset said no longer one has come.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = _MINUTE
+        self._enough = _AGREE
+        self._longer = 0  # answers in a row that speak of a longer one
+        self._longer_since = 0.0
+        self._against = 0  # answers that do not fit, less those that do
+        self._against_since = 0.0
+        self._highest = 0.0  # reset since then
+
+    def told(self, window: Window, now: float) -> None:
+        """An answer came with this."""
+        if window.reset is None:
+            return
+        if _period(window) <= self.seconds:
+            self._longer = 0
+        else:
+            self._lengthen(now)
+        if self.seconds > _MINUTE:
+            self._doubt(window, window.reset, now)
+
+    def _lengthen(self, now: float) -> None:
+        if not self._longer:
+            self._longer_since = now
+        self._longer += 1
+        if self._longer < self._enough:
+            return
+        if self.seconds == _MINUTE:
+            self._begin(_HOUR)
+        elif now - self._longer_since > _MINUTE:
+            self._begin(_DAY)
+
+    def _begin(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._longer = self._against = 0
+
+    def _doubt(self, window: Window, reset: float, now: float) -> None:
+        least, most = _EVEN_REFILL
+        if least * self.seconds <= _whole_refill(window, reset) <= most * self.seconds:
+            self._against = max(self._against - 1, 0)
+            return
+        if not self._against:
+            self._against_since, self._highest = now, 0.0
+        self._against += 1
+        self._highest = max(self._highest, reset)
+        is_over = now - self._against_since > self._highest + _SLACK
+        if is_over and self._against >= _AGREE and self._highest < self.seconds / 2:
+            self._enough *= 2  # so that a clock that stays off is believed ever more rarely
+            self._begin(_MINUTE)
 
 
 class Log:
@@ -159,9 +221,15 @@ def _period(window: Window) -> float:
     """Seconds the limit is for: a minute, unless the reset says that it cannot be."""
     if window.limit is None or window.reset is None or window.reset <= _MINUTE + 1:
         return _MINUTE
-    used = window.limit - (window.remaining or 0.0)
-    whole = window.reset * window.limit / used if used > 0 else math.inf
+    whole = _whole_refill(window, window.reset)
     for period in _LONG_PERIODS:
         if math.isclose(whole, period, rel_tol=0.1):  # it refills evenly: reset is when it is full
             return period
     return next((period for period in _LONG_PERIODS if window.reset <= period), _LONG_PERIODS[-1])
+
+
+def _whole_refill(window: Window, reset: float) -> float:
+    """How long it takes from nothing left, if it refills evenly."""
+    limit = window.limit or 0.0
+    used = limit - (window.remaining or 0.0)
+    return reset * limit / used if used > 0 else math.inf

@@ -1,5 +1,6 @@
 """Which models a backend has: what it lists, and what its configuration says. Pure."""
 
+import contextlib
 import fnmatch
 
 import msgspec
@@ -7,24 +8,54 @@ import msgspec
 ANY = "*"
 
 
+_LATEST = 10**12  # seconds since the epoch; more is no instant
+
+
 class ListedModel(msgspec.Struct, frozen=True):
     """What a backend says of a model. Servers differ, so only ``id`` is relied on."""
 
     id: str
-    created: object = None
-    owned_by: object = None
+    created: int | None = None
+    owned_by: str | None = None
+
+
+_ABSENT = msgspec.Raw(b"null")
+
+
+class _Model(msgspec.Struct, frozen=True):
+    id: str
+    created: msgspec.Raw = _ABSENT
+    owned_by: msgspec.Raw = _ABSENT
 
 
 class _ModelsAnswer(msgspec.Struct, frozen=True):
-    data: list[ListedModel]
+    data: list[_Model]
 
 
 _decode = msgspec.json.Decoder(_ModelsAnswer).decode
+_decode_created = msgspec.json.Decoder(float).decode
+_decode_owner = msgspec.json.Decoder(str).decode
 
 
 def listed_models(body: bytes) -> list[ListedModel]:
     """The answer to ``GET /v1/models``; ``ValueError`` or ``RecursionError`` if it is none."""
-    return _decode(body).data
+    return [
+        ListedModel(model.id, _created(model.created), _owner(model.owned_by))
+        for model in _decode(body).data
+    ]
+
+
+def _created(raw: msgspec.Raw) -> int | None:
+    with contextlib.suppress(ValueError):
+        created = _decode_created(raw)
+        return int(created) if 0 <= created <= _LATEST else None
+    return None
+
+
+def _owner(raw: msgspec.Raw) -> str | None:
+    with contextlib.suppress(ValueError):
+        return _decode_owner(raw)
+    return None
 
 
 class KnownModels(msgspec.Struct, frozen=True):

@@ -73,7 +73,7 @@ def estimated_tokens(body_size: int, max_tokens: int | None) -> float:
     length is not limited counts as 512. Only the proportion between requests matters for long:
     the mean is corrected by what the answers say.
     """
-    answer = _ANSWER_TOKENS if max_tokens is None else max(max_tokens, 0)
+    answer = _ANSWER_TOKENS if max_tokens is None else min(max(max_tokens, 0), _MAX_TOKENS)
     return body_size / _BYTES_PER_TOKEN + answer
 
 

@@ -8,6 +8,7 @@ import click
 
 from batchd.cli.client import Again, Client
 from batchd.cli.completion import batch_ids, came_to_nothing
+from batchd.cli.errors import CommandFailed
 from batchd.cli.objects import Batch
 from batchd.cli.options import pairs, with_client, with_json
 from batchd.cli.progress import Display, sentences
@@ -93,18 +94,20 @@ def _check_usage(targets: Targets, asked: Asked) -> None:
 
 
 def _wait(client: Client, new: Batch, targets: Targets, *, as_json: bool) -> int:
-    to_stdout = any(target.is_stdout for target in targets.wanted)
+    to_stdout, url = any(target.is_stdout for target in targets.wanted), url_option(client)
 
-    def tell(batch: Batch, display: Display) -> None:
-        written = targets.fetch(client, [batch], display)
+    def tell(batch: Batch, display: Display) -> CommandFailed | None:
+        fetched = targets.fetched(client, [batch], display)
         with display.aside():
             if as_json:
                 echo_json(batch)
-                return
-            click.echo("\n".join([*outcome(batch), *targets.told(written)]), err=to_stdout)
-            told = [what_next(batch), "" if targets.wanted else _merged(client, batch)]
-            for advice in filter(None, told):
+                return fetched.fault
+            told = [*outcome(batch, url=url), *targets.told(fetched.written)]
+            click.echo("\n".join(told), err=to_stdout)
+            more = [what_next(batch, url), "" if targets.wanted else _merged(client, batch)]
+            for advice in filter(None, more):
                 click.echo(advice, err=True)
+        return fetched.fault
 
     return watch(client, {new["id"]: new["id"]}, tell)
 

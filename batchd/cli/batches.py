@@ -21,7 +21,7 @@ from batchd.cli.show import (
     what_next,
 )
 from batchd.cli.steering import each
-from batchd.cli.watch import watch
+from batchd.cli.watch import url_option, watch
 
 
 @click.command("list")
@@ -51,7 +51,7 @@ def show(client: Client, batch_id: str, *, as_json: bool) -> None:
     if as_json:
         echo_json(batch)
     else:
-        click.echo(batch_in_full(batch, time.time()))
+        click.echo(batch_in_full(batch, time.time(), url_option(client)))
 
 
 @click.command()
@@ -65,15 +65,15 @@ def wait(client: Client, ids: tuple[str, ...], *, as_json: bool) -> int:
 
     Exits 0 when all are completed (some of their lines may have failed), else 1.
     """
-    known = [client.batch(batch_id)["id"] for batch_id in ids]
+    known, url = [client.batch(batch_id)["id"] for batch_id in ids], url_option(client)
 
     def tell(batch: Batch, display: Display) -> None:
         with display.aside():
             if as_json:
                 echo_json(batch)
                 return
-            click.echo("\n".join(outcome(batch)))
-            if advice := what_next(batch):
+            click.echo("\n".join(outcome(batch, url=url)))
+            if advice := what_next(batch, url):
                 click.echo(advice, err=True)
 
     return watch(client, {batch_id: batch_id for batch_id in known}, tell)
@@ -88,7 +88,7 @@ def wait(client: Client, ids: tuple[str, ...], *, as_json: bool) -> int:
 def cancel(client: Client, ids: tuple[str, ...], *, as_json: bool) -> int:
     """Cancel batches. What is done already can be fetched; the other lines are not sent."""
     code = DONE
-    for batch in each(ids, client.cancel):
+    for batch in each(client, ids, client.cancel):
         if batch is None:
             code = FAILED
         elif as_json:

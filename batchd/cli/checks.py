@@ -18,6 +18,7 @@ from batchd.cli.http import Http
 from batchd.config import BackendConfig, Config
 from batchd.errors import ConfigError
 from batchd.settings import parse_address
+from batchd.urls import path_of
 
 _SECONDS = 5
 _REFUSED_KEY = (401, 403)
@@ -51,13 +52,14 @@ def _writable(directory: Path) -> str | None:
 
 
 def _keys(file: Path) -> str | None:
+    """What the daemon would say of it."""
+    from batchd.api.auth import Keys  # noqa: PLC0415 - heavy, seldom asked for
+
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        return f"the keys file {file} cannot be read: {reason}"
-    entries = [line for line in lines if line.strip() and not line.startswith("#")]
-    return None if entries else f"the keys file {file} has no key: batchd keys new NAME makes one"
+        Keys.read(file)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _listenable(address: str) -> str | None:
@@ -111,7 +113,7 @@ def _backend(backend: BackendConfig, env: Mapping[str, str]) -> str | None:
         return f"{name} has an API key with a character that no key has"
     try:
         status = _models_status(backend.base_url, key)
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or "no HTTP"
         return f"{name} cannot be reached: {reason}"
     if status in _REFUSED_KEY:
@@ -131,7 +133,7 @@ def _models_status(base_url: str, key: str | None) -> int:
     connection = kind(parts.hostname or "", parts.port, timeout=_SECONDS)
     try:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        connection.request("GET", parts.path.rstrip("/") + "/models", headers=headers)
+        connection.request("GET", path_of(base_url).rstrip("/") + "/models", headers=headers)
         return connection.getresponse().status
     finally:
         connection.close()

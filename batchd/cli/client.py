@@ -91,7 +91,7 @@ class Client:
         query = {"status": status}
         query |= {"after": after} if after else {}
         query |= {"include": "input"} if with_input else {}
-        path = f"/v1/batches/{_id(batch_id)}/results?{urlencode(query)}"
+        path = f"/v1/batches/{_id(batch_id)}/results?{urlencode(query, errors='surrogateescape')}"
         with self._http.opened(path) as answer:
             cursor = answer.header("x-next-cursor")
             if cursor is None:
@@ -208,7 +208,7 @@ class Client:
 
 def _id(text: str) -> str:
     """An id inside a path; anything may stand there, since a person typed it."""
-    return quote(text, safe="") or "%20"
+    return quote(text, safe="", errors="surrogateescape") or "%20"
 
 
 def _counted(pieces: Iterator[bytes], on_sent: Callable[[int], None]) -> Iterator[bytes]:

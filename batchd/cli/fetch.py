@@ -57,38 +57,28 @@ def results(client: Client, ids: tuple[str, ...], **asked: Unpack[Asked]) -> int
     if asked["follow"]:
         return _followed(client, batches[0], wanted)
     if wanted.is_plain and all(map(is_finished, batches)):
-        return wanted.told(batches, wanted.targets.fetch(client, batches), {})
+        return wanted.told(client, batches, wanted.targets.fetch(client, batches), {})
     return _so_far(client, batches, wanted)
 
 
 def _so_far(client: Client, batches: Sequence[Batch], wanted: Wanted) -> int:
     """The results that are there now."""
-    cursors = {batch["id"]: wanted.asked["after"] for batch in batches}
-    has_more = set[str]()
-
-    def pieces(statuses: Sequence[str]) -> Iterator[bytes]:
-        for batch_id, status in product(cursors, statuses):
-            with client.results(
-                batch_id,
-                status,
-                after=cursors[batch_id],
-                with_input=wanted.asked["with_input"],
-            ) as found:
-                yield from found.pieces
-                cursors[batch_id] = found.cursor
-                if found.has_more:
-                    has_more.add(batch_id)
-
-    written = [
-        target
-        for target in wanted.targets.wanted
-        if _write_unless_empty(target, pieces(wanted.statuses(target)))
-    ]
-    code = wanted.told(batches, written, cursors)
-    if has_more and len(batches) == 1 and not wanted.asked["as_json"]:
-        (batch_id,) = has_more
+    found = _Found(client, batches, wanted)
+    written: list[Target] = []
+    try:
+        for target in wanted.targets.wanted:
+            if _write_unless_empty(target, found.pieces(wanted.statuses(target))):
+                written.append(target)
+            found.keep()
+    except (CommandFailed, KeyboardInterrupt, OSError):
+        if written and len(batches) == 1:
+            _tell_what_stays(client, batches[0]["id"], found, wanted, written)
+        raise
+    code = wanted.told(client, batches, written, found.cursors)
+    if found.has_more and len(batches) == 1 and not wanted.asked["as_json"]:
+        (batch_id,) = found.has_more
         later, on = (
-            wanted.go_on(client, batch_id, cursors[batch_id], follow=follow)
+            wanted.go_on(client, batch_id, found.cursors[batch_id], follow=follow)
             for follow in (False, True)
         )
         click.echo(
@@ -96,6 +86,41 @@ def _so_far(client: Client, batches: Sequence[Batch], wanted: Wanted) -> int:
             err=True,
         )
     return code
+
+
+class _Found:
+    """Results there are. ``cursors``: how far they stand where they were wanted."""
+
+    def __init__(self, client: Client, batches: Sequence[Batch], wanted: Wanted) -> None:
+        self._client = client
+        self._with_input = wanted.asked["with_input"]
+        self.cursors = {batch["id"]: wanted.asked["after"] for batch in batches}
+        self._read = dict(self.cursors)
+        self.has_more = set[str]()
+
+    def pieces(self, statuses: Sequence[str]) -> Iterator[bytes]:
+        for batch_id, status in product(self._read, statuses):
+            with self._client.results(
+                batch_id, status, after=self._read[batch_id], with_input=self._with_input
+            ) as found:
+                yield from found.pieces
+                self._read[batch_id] = found.cursor
+                if found.has_more:
+                    self.has_more.add(batch_id)
+
+    def keep(self) -> None:
+        """All that was read is written: what has failed to be is taken back by its target."""
+        self.cursors = dict(self._read)
+
+
+def _tell_what_stays(
+    client: Client, batch_id: str, found: _Found, wanted: Wanted, written: Sequence[Target]
+) -> None:
+    """Some of the files are written, and must not get the same lines again."""
+    for place in wanted.targets.told(written):
+        click.echo(place, err=True)
+    on = wanted.go_on(client, batch_id, found.cursors[batch_id], follow=False)
+    click.echo(f"To go on behind that:\n  {on}", err=True)
 
 
 def _write_unless_empty(target: Target, pieces: Iterator[bytes]) -> bool:
@@ -129,7 +154,7 @@ def _followed(client: Client, batch: Batch, wanted: Wanted) -> int:
         click.echo(f"\nDetached; the batch goes on. {told}", err=True)
         return FAILED
     ended = patiently(lambda: client.batch(batch_id), sentences())
-    return wanted.told([ended], written, {batch_id: follower.cursor})
+    return wanted.told(client, [ended], written, {batch_id: follower.cursor})
 
 
 def _follow(follower: Follower, display: Display, wanted: Wanted, *, shows: bool) -> list[Target]:

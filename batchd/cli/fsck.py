@@ -28,7 +28,7 @@ _CLEAR = "\r\x1b[K"
 @click.option(
     "--directory",
     "storage",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="STORAGE",
     help="The storage directory. Default: the one that the configuration names.",
 )

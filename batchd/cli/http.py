@@ -21,6 +21,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from batchd.cli.errors import NOT_ACCEPTED, CommandFailed, Refused, Unreachable
+from batchd.urls import is_http, path_of
 
 _JSON_TYPE = "application/json"
 _CONNECT_SECONDS = 10
@@ -73,11 +74,12 @@ class Http:
         self._connect_seconds = within or _CONNECT_SECONDS
         self._answer_seconds = within or _ANSWER_SECONDS
         self._unix = url.removeprefix("unix:") if url.startswith("unix:/") else None
-        self._parts = urlsplit(url)
-        if self._unix is None and not _is_http(url):
+        if self._unix is None and not is_http(url):
             raise CommandFailed(
                 f"{url!r} is not an address of batchd: write http://HOST:PORT or unix:/PATH"
             )
+        self._parts = urlsplit(url)
+        self._prefix = path_of(url).rstrip("/").removesuffix("/v1")
         if key and not re.fullmatch(r"[!-~]+", key):
             raise CommandFailed(
                 "$BATCHD_API_KEY holds a blank, a line break or another character that no key has"
@@ -175,9 +177,7 @@ class Http:
 
     def _path(self, path: str) -> str:
         """``path`` under the prefix of the URL. One that ends in /v1 is taken as it is meant."""
-        if self._unix is not None:
-            return path
-        return self._parts.path.rstrip("/").removesuffix("/v1") + path
+        return path if self._unix is not None else self._prefix + path
 
     def _with(
         self, kind: Mapping[str, str], headers: Mapping[str, str] | None = None
@@ -232,14 +232,6 @@ class Http:
         return CommandFailed(
             f"what answers at {self.url} is not batchd: check --url or $BATCHD_URL"
         )
-
-
-def _is_http(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is not a number
-        return False
 
 
 def _message(text: bytes) -> str | None:

@@ -36,17 +36,25 @@ def kept_stdin() -> Generator[Path]:
     if sys.stdin.isatty():
         click.echo("Reading requests from the terminal: one a line, Ctrl-D ends them.", err=True)
     try:
-        kept = tempfile.NamedTemporaryFile(prefix="batchd-", suffix=".jsonl")  # noqa: SIM115 - closed below
+        # Without a buffer: closing it must not fail once more.
+        kept = tempfile.NamedTemporaryFile(prefix="batchd-", suffix=".jsonl", buffering=0)  # noqa: SIM115 - closed below
     except OSError as error:
         raise _not_kept(tempfile.gettempdir(), error) from None
     with kept:
-        try:
-            while piece := sys.stdin.buffer.read(_PIECE):
-                kept.write(piece)
-            kept.flush()
-        except OSError as error:
-            raise _not_kept(tempfile.gettempdir(), error) from None
+        while piece := _from_stdin():
+            try:
+                while piece:
+                    piece = piece[kept.write(piece) :]
+            except OSError as error:
+                raise _not_kept(tempfile.gettempdir(), error) from None
         yield Path(kept.name)
+
+
+def _from_stdin() -> bytes:
+    try:
+        return sys.stdin.buffer.read(_PIECE)
+    except OSError as error:
+        raise CommandFailed(f"standard input cannot be read: {error.strerror}") from None
 
 
 def _not_kept(directory: str, error: OSError) -> CommandFailed:

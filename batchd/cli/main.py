@@ -6,7 +6,9 @@
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import cast
 
 import click
@@ -73,15 +75,25 @@ def batchd() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    _open_what_is_closed()
     _write_any_text()
+    code = _done(args)
+    try:
+        sys.stdout.flush()
+    except OSError:  # as was said, or nobody reads; the interpreter would try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _done(args: Sequence[str] | None) -> int:
+    """What it came to, told in a sentence if that is not what was asked for."""
     try:
         code = cast("int | None", batchd.main(args, prog_name="batchd", standalone_mode=False))
-        sys.stdout.flush()
+        click.echo(nl=False)  # flushes
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except BrokenPipeError:
-        _drop_output()
         return FAILED
     except (KeyboardInterrupt, click.Abort):
         click.echo("batchd: interrupted", err=True)
@@ -90,10 +102,25 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(f"batchd: {printable(str(error))}", err=True)
         return BAD_CONFIGURATION if isinstance(error, ConfigError) else FAILED
     except OSError as error:
-        what = error.filename or "standard output cannot be written"
-        click.echo(f"batchd: {what}: {error.strerror}", err=True)
+        what = "standard output cannot be written" if _was_printing(error) else error.filename
+        told = ": ".join(str(part) for part in (what, error.strerror or error) if part)
+        click.echo(f"batchd: {printable(told)}", err=True)
         return FAILED
     return code or DONE
+
+
+def _open_what_is_closed() -> None:
+    """Let nothing else get the number of a standard stream, and be written to in its place."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - so it is when it was closed
+        # Not for writing: who prints there is told that it cannot be.
+        sys.stdout = TextIOWrapper(BufferedWriter(FileIO(os.open(os.devnull, os.O_RDONLY), "wb")))
+    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison] - as above
+        sys.stderr = TextIOWrapper(BufferedWriter(FileIO(os.devnull, "wb")))
+
+
+def _was_printing(error: OSError) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code is click.echo.__code__ for frame, _ in frames)
 
 
 def _write_any_text() -> None:
@@ -101,8 +128,3 @@ def _write_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")
-
-
-def _drop_output() -> None:
-    """The reader has gone: leave nothing for the interpreter to complain about at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

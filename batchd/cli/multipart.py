@@ -6,11 +6,15 @@ two of its parts, stops the upload before its end, so that the daemon never stor
 
 import os
 from collections.abc import Iterator
+from io import BufferedReader, FileIO
 from pathlib import Path
 from stat import S_ISREG
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from batchd.cli.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _PIECE = 256 * 1024
 
@@ -81,13 +85,31 @@ class FileForm:
         return self._span or Span(0, stamp.size, stamp)
 
 
+class _Input(FileIO):
+    """What cannot be read of it is said with its name."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+
+
 def open_file(path: Path) -> BinaryIO:
     """Open a file that can be uploaded, or say why it cannot."""
     try:
-        file = path.open("rb")
+        file = BufferedReader(_Input(path))
     except OSError as error:
-        raise CommandFailed(f"{path} cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
     if not S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise CommandFailed(f"{path} is not a file; hand its content to `batchd submit -`")
     return file
+
+
+def _unreadable(path: Path, error: OSError) -> CommandFailed:
+    return CommandFailed(f"{path} cannot be read: {error.strerror}")

@@ -6,6 +6,7 @@ is the last step.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from batchd.cli.objects import Batch
 from batchd.cli.progress import Display
 from batchd.cli.show import printable
 from batchd.cli.waiting import patiently
+
+# What ends a command without a word otherwise.
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 target_type = click.Path(path_type=Path, allow_dash=True, readable=False)
 
@@ -58,19 +62,21 @@ class Target(NamedTuple):
             raise CommandFailed(f"{self.path} cannot be written: no permission in {parent}")
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        if self.is_stdout:
-            _copy(pieces, sys.stdout.buffer)
-            return
+        """All of the pieces; a file of ours has all or none of them, however this ends."""
         try:
-            if self._is_device:
+            if self.is_stdout:
+                _copy(pieces, sys.stdout.buffer)
+            elif self._is_device:
                 with self.path.open("wb") as out:
                     _copy(pieces, out)
-            elif self.appends:
-                self._append(pieces)
             else:
-                self._write_whole(pieces)
+                with _ended_in_order():
+                    (self._append if self.appends else self._write_whole)(pieces)
         except OSError as error:
-            raise CommandFailed(f"{self.path} cannot be written: {error.strerror}") from None
+            if self.is_stdout and isinstance(error, BrokenPipeError):
+                raise
+            name = "standard output" if self.is_stdout else self.path
+            raise CommandFailed(f"{name} cannot be written: {error.strerror}") from None
 
     @contextmanager
     def growing(self) -> "Generator[BinaryIO | FileIO]":
@@ -139,11 +145,37 @@ def _rename_to_new(partial: Path, final: Path) -> None:
     try:
         final.hardlink_to(partial)
     except FileExistsError:
-        raise CommandFailed(
-            f"{final} appeared meanwhile and was left alone: fetch the results to another file"
-        ) from None
+        raise _appeared(final) from None
     except OSError:  # a file system without links
+        if final.exists():
+            raise _appeared(final) from None
         partial.rename(final)
+
+
+def _appeared(final: Path) -> CommandFailed:
+    return CommandFailed(
+        f"{final} appeared meanwhile and was left alone: fetch the results to another file"
+    )
+
+
+@contextmanager
+def _ended_in_order() -> Generator[None]:
+    """What ends the process at once otherwise passes through ``finally``, as Ctrl-C does."""
+    ending = [number for number in _ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ending:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+
+
+class Fetched(NamedTuple):
+    """What was written, and what kept the rest from it."""
+
+    written: Sequence[Target] = ()
+    fault: CommandFailed | None = None
 
 
 class Targets(NamedTuple):
@@ -168,18 +200,29 @@ class Targets(NamedTuple):
     def check(self) -> None:
         for target in self.wanted:
             target.check()
-        if self.output and self.errors and self.output.path == self.errors.path:
+        if len({target.path.resolve() for target in self.wanted}) < len(self.wanted):
             raise click.UsageError("the output and the errors cannot go to the same place")
 
-    def fetch(
-        self, client: Client, batches: Sequence[Batch], display: Display | None = None
-    ) -> list[Target]:
+    def fetch(self, client: Client, batches: Sequence[Batch]) -> list[Target]:
         """Download what there is to where it is wanted, and return what was written.
 
-        Results of several batches are joined. With a ``display`` a daemon that is away is waited
-        for.
+        Results of several batches are joined.
         """
+        return list(self._fetching(client, batches, None))
+
+    def fetched(self, client: Client, batches: Sequence[Batch], display: Display) -> Fetched:
+        """The same, but a daemon that is away is waited for, and a fault is returned."""
         written: list[Target] = []
+        try:
+            for target in self._fetching(client, batches, display):
+                written.append(target)  # noqa: PERF402 - what is there when it breaks off, too
+        except CommandFailed as fault:
+            return Fetched(written, fault)
+        return Fetched(written)
+
+    def _fetching(
+        self, client: Client, batches: Sequence[Batch], display: Display | None
+    ) -> Iterator[Target]:
         for file_ids, target in (
             ([batch["output_file_id"] for batch in batches], self.output),
             ([batch["error_file_id"] for batch in batches], self.errors),
@@ -187,10 +230,9 @@ class Targets(NamedTuple):
             there = [file_id for file_id in file_ids if file_id]
             if target and there:
                 _download(client, there, target, display)
-                written.append(target)
+                yield target
             elif target:
                 target.clear()
-        return written
 
     def told(self, written: Sequence[Target]) -> list[str]:
         """What was written where, in words."""
@@ -208,7 +250,7 @@ def _download(
     def download() -> None:
         target.write(piece for file_id in file_ids for piece in _content(client, file_id))
 
-    if display and not target.is_stdout:  # what was printed cannot be taken back
+    if display and target.is_ours:  # what others have read already cannot be taken back
         patiently(download, display)
     else:
         download()

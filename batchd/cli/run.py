@@ -72,14 +72,14 @@ def _base_url(_context: click.Context, _option: click.Parameter, given: str | No
 @click.option(
     "--api-key-env",
     metavar="NAME",
-    help="The environment variable with the key for --backend. Default: BATCHD_API_KEY, if set.",
+    help="The environment variable with the API key for --backend. Default: no key is sent.",
 )
 @click.option(
     "--max-in-flight",
     metavar="N",
     callback=_width,
     help="How many requests at once, or 'auto': found by measuring. Default: the configuration's, "
-    "else auto.",
+    "else auto. Not for the built-in model, which has its own number.",
 )
 @click.option("--endpoint", metavar="PATH", help="Default: the url in the first line of the input.")
 @click.option("--in-order", is_flag=True, help="Write the results in the order of the input.")

@@ -7,19 +7,18 @@ its checksum, then the run (``oneshot.job``), then the results are handed over, 
 import contextlib
 import logging
 import os
-import time
+import shlex
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-import msgspec
 
 from batchd import config as configuration
 from batchd.cli.errors import DONE, FAILED
-from batchd.cli.objects import Batch, done, notes
-from batchd.cli.progress import Display, make_display
-from batchd.cli.show import batch_errors, duration, echo_json, lines, outcome, printable
+from batchd.cli.objects import Batch, notes
+from batchd.cli.screen import Screen, batch_of, so_far
+from batchd.cli.show import batch_errors, echo_json, outcome, printable
 from batchd.disk import Disk
 from batchd.errors import BatchdError, ConfigError
 from batchd.oneshot.handover import Target, Targets, deliver
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from batchd.config import Config
 
 log = logging.getLogger(__name__)
-
-_KEY = "BATCHD_API_KEY"
 
 
 class Plan(NamedTuple):
@@ -56,13 +53,16 @@ def carry_out(plan: Plan, asked: "Asked") -> int:
     disk = Disk()
     with opened(plan.source, beside) as source:
         directory = state or beside / source.sha256[:32]
+        targets.check_outside(directory)
         with locked(directory, disk) as place:
             endpoint = _endpoint(source, asked, config)
             begun = place.settle(source.name, source.sha256, endpoint, force=asked["force"])
             if begun is None:
                 targets.check_free()  # before anything is opened, or a model is loaded
+            settings = for_one_file(config, directory)
+            options = _options_with_a_file(targets, asked["state"])
             return _Running(
-                for_one_file(config, directory), environment, place, source, endpoint, begun
+                settings, environment, place, source, endpoint, begun, options=options
             ).run(targets, in_order=asked["in_order"], as_json=asked["as_json"])
 
 
@@ -74,9 +74,8 @@ def _config(asked: "Asked", environment: Mapping[str, str]) -> "Config":
     else:
         config = configuration.Config()
     if backend is not None:
-        key_env = asked["api_key_env"] or (_KEY if environment.get(_KEY) else None)
         try:
-            config = with_backend(config, backend, key_env)
+            config = with_backend(config, backend, asked["api_key_env"])
         except ValueError as error:
             text = str(error).replace("base_url", "the URL", 1)
             raise click.BadParameter(text, param_hint="--backend") from None
@@ -86,7 +85,14 @@ def _config(asked: "Asked", environment: Mapping[str, str]) -> "Config":
             "[[backends]] table, or local = true to try the small built-in model"
         )
     width = asked["max_in_flight"]
-    return config if width is None else with_width(config, width)
+    if width is None:
+        return config
+    if config.local:
+        raise click.BadParameter(
+            "the built-in model (local = true) has its own number: leave it out",
+            param_hint="--max-in-flight",
+        )
+    return with_width(config, width)
 
 
 def _targets(plan: Plan, *, force: bool) -> Targets:
@@ -117,6 +123,23 @@ def _state(
     return shared, None
 
 
+def _options_with_a_file(targets: Targets, state: Path | None) -> str:
+    """What a run of standard input must be told where its input is given as a file instead.
+
+    Named after that file, results would be in the state, and go with it.
+    """
+    words = [
+        *("-o", _word(targets.output.path)),
+        *("--errors", _word(targets.errors.path)),
+        *(("--state", _word(state)) if state is not None else ()),
+    ]
+    return shlex.join(words)
+
+
+def _word(path: Path | None) -> str:
+    return "-" if path is None else str(path)
+
+
 def _endpoint(source: Source, asked: "Asked", config: "Config") -> str:
     endpoint = asked["endpoint"] or source.endpoint()
     if endpoint not in config.batches.endpoints:
@@ -126,35 +149,6 @@ def _endpoint(source: Source, asked: "Asked", config: "Config") -> str:
             "configuration, as batches.endpoints"
         )
     return endpoint
-
-
-class _Screen:
-    """What is seen of a run while it runs."""
-
-    def __init__(self, name: str, *, goes_on: bool, drain: float) -> None:
-        self._name = name
-        self._goes_on = goes_on
-        self._drain = drain
-        self._display: Display | None = None
-        self._open = contextlib.ExitStack()
-
-    def show(self, standing: Standing) -> None:
-        batch = _as_json(standing)
-        if self._display is None:
-            self._display = self._open.enter_context(make_display({batch["id"]: self._name}))
-            if self._goes_on and done(batch):
-                self._display.say(f"{self._name}: going on, {_done(batch)}")
-        self._display.update(batch, time.monotonic())
-
-    def stopping(self) -> None:
-        if self._display is not None:
-            self._display.say(
-                f"Stopping: what is in flight may take {duration(self._drain)} to finish. A second "
-                "Ctrl-C leaves at once."
-            )
-
-    def close(self) -> None:
-        self._open.close()
 
 
 class _Running:
@@ -168,13 +162,16 @@ class _Running:
         source: Source,
         endpoint: str,
         begun: Begun | None,
+        *,
+        options: str,
     ) -> None:
         self._config = config
         self._environment = environment
         self._place = place
         self._source = source
         self._endpoint = endpoint
-        self._screen = _Screen(source.name, goes_on=begun is not None, drain=config.server.drain)
+        self._options = options
+        self._screen = Screen(source.name, goes_on=begun is not None, drain=config.server.drain)
 
     def run(self, targets: Targets, *, in_order: bool, as_json: bool) -> int:
         with logging_to(self._place.log, self._config):
@@ -218,6 +215,11 @@ class _Running:
                     f"{self._place.log} has more). {self._how_to_go_on()}"
                 ) from None
             raise next(iter(leaves(group))) from None
+        except OSError as error:
+            raise RunRefused(
+                f"{error.filename or self._place.directory} cannot be read or written: "
+                f"{error.strerror}; nothing is lost. {self._how_to_go_on()}"
+            ) from None
         finally:
             self._screen.close()
 
@@ -229,7 +231,7 @@ class _Running:
     # -- how it ended
 
     def _tell(self, standing: Standing, targets: Targets, *, as_json: bool) -> None:
-        batch = _as_json(standing)
+        batch = batch_of(standing)
         output, errors = targets.output, targets.errors
         is_over = standing.record.is_terminal
         has_answers = is_over and standing.record.status is not BatchStatus.FAILED
@@ -252,7 +254,7 @@ class _Running:
         if batch["status"] == BatchStatus.FAILED:
             return [f"{name} is not valid: nothing was sent.", *batch_errors(batch, most=None)]
         if not is_over:
-            return [f"{name}: {_done(batch)}. {self._how_to_go_on()}"]
+            return [f"{name}: {so_far(batch)}. {self._how_to_go_on()}"]
         told = outcome({**batch, "id": name})
         if usage := batch.get("usage"):
             told[0] += f"; tokens: {usage['input_tokens']:,} in, {usage['output_tokens']:,} out"
@@ -270,17 +272,6 @@ class _Running:
             return "Run the same command to go on."
         kept = self._place.directory / "files" / begun.input_file_id
         return (
-            "Run the same command with the same input to go on; what was read is kept as "
-            f"{kept}, and can be given in its place."
+            "Run the same command with the same input to go on. What was read is kept, and can be "
+            f"given in place of '-': {shlex.quote(str(kept))} {self._options}"
         )
-
-
-def _as_json(standing: Standing) -> Batch:
-    return cast("Batch", msgspec.to_builtins(standing.batch))
-
-
-def _done(batch: Batch) -> str:
-    total = batch["request_counts"]["total"]
-    if not total:
-        return "its lines are being looked at"
-    return f"{done(batch):,} of {lines(total)} are done"

@@ -3,6 +3,7 @@
 Each is told to the caller as soon as it is there. What is broken off says what goes on already.
 """
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from batchd.cli.objects import Batch
 from batchd.cli.parts import Part
 from batchd.cli.progress import sentences
 from batchd.cli.results import Targets
-from batchd.cli.waiting import create_once
+from batchd.cli.waiting import InDoubt, create_once
 
 _WORTH_A_BAR = 4 * 1024**2
 # OpenAI's longest value in metadata.
@@ -33,7 +34,8 @@ class Job(NamedTuple):
 
     @property
     def called(self) -> str:
-        return self.name or self.path.name
+        """Text, which the name of a file need not be."""
+        return self.name or os.fsencode(self.path.name).decode(errors="replace")
 
 
 def submit_all(client: Client, jobs: Sequence[Job], terms: Terms) -> Iterator[tuple[Job, Batch]]:
@@ -54,6 +56,9 @@ def submit_all(client: Client, jobs: Sequence[Job], terms: Terms) -> Iterator[tu
             except CommandFailed as error:
                 if not begun:
                     raise
+                if isinstance(error, InDoubt):
+                    told = str(error).rstrip(".")
+                    raise CommandFailed(f"{which}: {told}{_so_far(begun)}") from None
                 raise CommandFailed(f"{which} was not submitted: {error}{_so_far(begun)}") from None
             begun.append(batch["id"])
             yield job, batch
@@ -64,7 +69,7 @@ def _so_far(begun: Sequence[str]) -> str:
 
 
 def _submit_one(client: Client, job: Job, terms: Terms, numbered: tuple[int, Part | None]) -> Batch:
-    """Upload and create. An upload whose batch is refused is taken back."""
+    """Upload and create. An upload is taken back if there is no batch of it for certain."""
     count, part = numbered
     name = "stdin.jsonl" if job.name else job.path.name
     if part and len(job.parts) > 1:
@@ -78,7 +83,7 @@ def _submit_one(client: Client, job: Job, terms: Terms, numbered: tuple[int, Par
         return create_once(
             lambda key: client.create(file["id"], job.endpoint, terms, key), sentences()
         )
-    except Refused:
+    except (Refused, KeyboardInterrupt):
         with suppress(CommandFailed):
             client.delete_file(file["id"])
         raise

@@ -215,14 +215,18 @@ def retries(retrying: Retrying) -> str:
     return f"{lines(retrying['lines'])}: " + ", ".join(f"{kind} {n:,}" for kind, n in kinds)
 
 
-def batch_in_full(batch: Batch, now: float) -> str:
-    """One batch, a fact on each line; facts that are not there yet are left out."""
+def batch_in_full(batch: Batch, now: float, url: str = "") -> str:
+    """One batch, a fact on each line; facts that are not there yet are left out.
+
+    ``url``, here and below: the option that a command needs to reach the same daemon.
+    """
     ended, expires, usage = finished_at(batch), batch.get("expires_at"), batch.get("usage")
     again, paused, parent = retrying(batch), paused_at(batch), parent_id(batch)
     facts = {
         "done": counts(batch),
         "paused": paused
-        and f"since {moment(paused)} ({ago(now - paused)}); go on: batchd resume {batch['id']}",
+        and f"since {moment(paused)} ({ago(now - paused)}); "
+        f"go on: batchd resume {batch['id']}{url}",
         "parent": parent and f"{parent}, of which it runs lines again",
         "retrying": again and retries(again),
         "priority": str(priority(batch)) if priority(batch) else None,
@@ -246,7 +250,7 @@ def batch_in_full(batch: Batch, now: float) -> str:
 
 
 def batch_errors(
-    batch: Batch, *, most: int | None = _MOST_ERRORS, lines_before: int = 0
+    batch: Batch, *, most: int | None = _MOST_ERRORS, lines_before: int = 0, url: str = ""
 ) -> list[str]:
     """Why the input was not valid, one line for each fault.
 
@@ -259,15 +263,15 @@ def batch_errors(
         for fault in faults[:most]
     ]
     left = len(faults) - len(shown)
-    return [*shown, f"… and {left} more: batchd show {batch['id']}"] if left else shown
+    return [*shown, f"… and {left} more: batchd show {batch['id']}{url}"] if left else shown
 
 
-def outcome(batch: Batch, name: str = "", lines_before: int = 0) -> list[str]:
+def outcome(batch: Batch, name: str = "", lines_before: int = 0, url: str = "") -> list[str]:
     """How a finished batch ended, in words; ``name`` is what its input is called here."""
     of = batch["request_counts"]
     which = printable(batch["id"] + (f" ({name})" if name else ""))
     if batch["status"] == "failed":
-        faults = batch_errors(batch, lines_before=lines_before)
+        faults = batch_errors(batch, lines_before=lines_before, url=url)
         return [f"{which} {status(batch)}: its input was not accepted.", *faults]
     text = f"{which} {status(batch)}: {of['completed']:,} of {lines(of['total'])} answered"
     never = of["total"] - done(batch)
@@ -275,13 +279,13 @@ def outcome(batch: Batch, name: str = "", lines_before: int = 0) -> list[str]:
     return [text + (f", {never:,} never ran" if never else "")]
 
 
-def what_next(batch: Batch) -> str:
+def what_next(batch: Batch, url: str) -> str:
     """How lines that came to nothing are run again; empty where there are none."""
     nothing = batch["request_counts"]["total"] - batch["request_counts"]["completed"]
     if not nothing or batch["status"] == "failed":
         return ""
     which = "the line that was" if nothing == 1 else f"the {lines(nothing)} that were"
-    return f"To run {which} not answered again: batchd retry {batch['id']}"
+    return f"To run {which} not answered again: batchd retry {batch['id']}{url}"
 
 
 def ago(seconds: float) -> str:

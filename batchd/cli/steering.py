@@ -16,13 +16,13 @@ from batchd.cli.watch import url_option
 _CONFLICT = 409
 
 
-def each(ids: Sequence[str], ask: Callable[[str], Batch]) -> Iterator[Batch | None]:
+def each(client: Client, ids: Sequence[str], ask: Callable[[str], Batch]) -> Iterator[Batch | None]:
     """What each batch came to; None for one that was refused, which is said and stops no other."""
     for batch_id in ids:
         try:
             yield ask(batch_id)
         except Refused as error:
-            told = error.advised(f"batchd show {batch_id}", _CONFLICT)
+            told = error.advised(f"batchd show {batch_id}{url_option(client)}", _CONFLICT)
             click.echo(f"batchd: {printable(str(told))}", err=True)
             yield None
 
@@ -38,7 +38,7 @@ def pause(client: Client, ids: tuple[str, ...], *, as_json: bool) -> int:
     pause outlives a restart of the daemon.
     """
     code = DONE
-    for batch in each(ids, client.pause):
+    for batch in each(client, ids, client.pause):
         if batch is None:
             code = FAILED
         elif as_json:
@@ -71,7 +71,7 @@ def _while_paused(client: Client, batch: Batch) -> str:
 def resume(client: Client, ids: tuple[str, ...], *, as_json: bool) -> int:
     """Go on with batches that are paused."""
     code = DONE
-    for batch in each(ids, client.resume):
+    for batch in each(client, ids, client.resume):
         if batch is None:
             code = FAILED
         elif as_json:
@@ -92,7 +92,7 @@ def priority(client: Client, batch_id: str, priority: int, *, as_json: bool) -> 
 
     N is from -10 to 10; two more are twice the turns.
     """
-    (batch,) = each([batch_id], lambda asked: client.set_priority(asked, priority))
+    (batch,) = each(client, [batch_id], lambda asked: client.set_priority(asked, priority))
     if batch is None:
         return FAILED
     if as_json:

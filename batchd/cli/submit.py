@@ -13,15 +13,16 @@ from typing import TypedDict, Unpack
 import click
 
 from batchd.cli.client import Client, Terms
+from batchd.cli.errors import CommandFailed
 from batchd.cli.inputs import endpoint_of, is_stdin, kept_stdin, parsed_size
 from batchd.cli.objects import Batch
 from batchd.cli.options import pairs, with_client, with_json
 from batchd.cli.parts import Most, split
 from batchd.cli.progress import Display
-from batchd.cli.results import Targets, target_type
+from batchd.cli.results import Fetched, Targets, target_type
 from batchd.cli.sending import Job, submit_all
 from batchd.cli.show import echo_json, lines, number, outcome, printable, size, what_next
-from batchd.cli.watch import OnDetach, come_back, watch
+from batchd.cli.watch import OnDetach, come_back, url_option, watch
 
 _STDIN = "standard input"
 
@@ -193,26 +194,26 @@ def wait_for(
     on_detach: OnDetach | None = None,
 ) -> int:
     """Show progress until all are done, and fetch the results of each input as it ends."""
-    labels, ended = _labels(submitted), dict[str, Batch]()
+    labels, ended, url = _labels(submitted), dict[str, Batch](), url_option(client)
 
-    def tell(batch: Batch, display: Display) -> None:
+    def tell(batch: Batch, display: Display) -> CommandFailed | None:
         ended[batch["id"]] = batch
         job = submitted[batch["id"]]
         ids = [batch_id for batch_id, its in submitted.items() if its == job]
-        written = None
+        fetched = Fetched()
         if all(batch_id in ended for batch_id in ids):
-            written = job.targets.fetch(client, [ended[batch_id] for batch_id in ids], display)
+            fetched = job.targets.fetched(client, [ended[batch_id] for batch_id in ids], display)
         to_stdout = any(target.is_stdout for target in job.targets.wanted)
         with display.aside():
             if as_json:
                 echo_json(batch)
-                return
+                return fetched.fault
             before = job.parts[ids.index(batch["id"])].before if job.parts else 0
-            told = outcome(batch, labels[batch["id"]], before)
-            told += job.targets.told(written) if written is not None else []
-            click.echo("\n".join(told), err=to_stdout)
-            if advice := what_next(batch):
+            told = outcome(batch, labels[batch["id"]], before, url)
+            click.echo("\n".join(told + job.targets.told(fetched.written)), err=to_stdout)
+            if advice := what_next(batch, url):
                 click.echo(advice, err=True)
+        return fetched.fault
 
     return watch(client, labels, tell, on_detach, _together(submitted))
 

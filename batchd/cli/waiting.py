@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from batchd.cli.client import Client, new_key
-from batchd.cli.errors import Refused, Unreachable
+from batchd.cli.errors import CommandFailed, Refused, Unreachable
 from batchd.cli.objects import Batch, is_finished
 from batchd.cli.progress import Display
 
@@ -20,6 +20,16 @@ _LONGEST_DOUBT = 30.0
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 1.0
 _GROWTH = 1.3
+
+
+class InDoubt(CommandFailed):
+    """Whether there is a batch now can only be looked up."""
+
+    def __init__(self, reason: str) -> None:
+        end = "" if reason.endswith(("?", ".")) else "."
+        super().__init__(
+            f"{reason}{end} Whether the batch was made is not known: see `batchd list`."
+        )
 
 
 class Clock(Protocol):
@@ -64,14 +74,27 @@ def create_once(create: Callable[[str], Batch], says: Says, clock: Clock = time)
     """Make a batch under a key of its own, so that an answer that was lost can be asked for again.
 
     Whoever calls this has heard from the daemon just before: it is away for a moment at most.
+    ``InDoubt`` if it was asked and has not answered; any other end means that nothing was made.
     """
-    key = new_key()
+    key, in_doubt = new_key(), False
+
+    def ask() -> Batch:
+        nonlocal in_doubt
+        before, in_doubt = in_doubt, True
+        try:
+            return create(key)
+        except Refused:  # an answer, but to this attempt alone
+            in_doubt = before
+            raise
+
     try:
-        return patiently(lambda: create(key), says, clock, within=_LONGEST_DOUBT)
+        return patiently(ask, says, clock, within=_LONGEST_DOUBT)
+    except KeyboardInterrupt:
+        if not in_doubt:
+            raise
+        raise InDoubt("interrupted before batchd had answered") from None
     except Unreachable as error:
-        raise Unreachable(
-            f"{error} Whether the batch was made is not known: see `batchd list`."
-        ) from None
+        raise InDoubt(str(error)) from None
 
 
 def finished(

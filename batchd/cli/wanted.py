@@ -68,6 +68,7 @@ class Wanted(NamedTuple):
 
     def told(
         self,
+        client: Client,
         batches: Sequence[Batch],
         written: Sequence[Target],
         cursors: Mapping[str, str | None],
@@ -84,7 +85,7 @@ class Wanted(NamedTuple):
                     }
                 )
             elif is_finished(batch):
-                click.echo("\n".join(outcome(batch)), err=True)
+                click.echo("\n".join(outcome(batch, url=url_option(client))), err=True)
             else:
                 click.echo(f"{batch['id']} {status_word(batch)}: {counts(batch)} so far", err=True)
         if not self.asked["as_json"]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from batchd.cli.client import Client
-from batchd.cli.errors import DONE, FAILED
+from batchd.cli.errors import DONE, FAILED, CommandFailed
 from batchd.cli.objects import Batch
 from batchd.cli.options import DEFAULT_URL
 from batchd.cli.progress import Display, make_display
@@ -15,51 +15,70 @@ from batchd.cli.waiting import finished
 
 _MOST_COMMANDS = 3
 
+OnFinished = Callable[[Batch, Display], CommandFailed | None]
 OnDetach = Callable[[Sequence[str]], None]
 
 
 def watch(
     client: Client,
     labels: Mapping[str, str],
-    on_finished: Callable[[Batch, Display], None],
+    on_finished: OnFinished,
     on_detach: OnDetach | None = None,
     together: Sequence[Sequence[str]] = (),
 ) -> int:
     """Show the batches of ``labels`` (id to name) until all are done. The exit code.
 
-    Ctrl-C detaches: the batches go on, and a sentence says how to come back. ``together``: ids of
-    batches whose results belong into one file.
+    ``on_finished`` returns what kept the results of a batch from being fetched; that is said, and
+    keeps no other from it. Ctrl-C detaches: the batches go on, and a sentence says how to come
+    back. ``together``: ids of batches whose results belong into one file.
     """
-    left, code = list(labels), DONE
+    left, ended, code = list(labels), list[str](), DONE
     try:
         with make_display(labels) as display:
-            for batch in finished(client, left, display):
-                on_finished(batch, display)
+            for batch in finished(client, list(labels), display):
                 left.remove(batch["id"])
-                code = code if batch["status"] == "completed" else FAILED
+                ended = [batch["id"]]
+                fault = on_finished(batch, display)
+                if fault:
+                    (fetch,) = _fetching(client, ended, together)
+                    display.say(f"{str(fault).rstrip('.')}. Fetch what there is with: {fetch}")
+                ended = []
+                code = FAILED if fault or batch["status"] != "completed" else code
     except KeyboardInterrupt:
         if on_detach:
             on_detach(left)
         else:
-            go_on = "the batch goes on" if len(left) == 1 else f"{len(left)} batches go on"
-            click.echo(f"\nDetached; {go_on}. {come_back(client, left, together)}", err=True)
+            click.echo(f"\nDetached; {_going_on(left, labels)}. ", nl=False, err=True)
+            click.echo(come_back(client, left, together, ended), err=True)
         return FAILED
     return code
 
 
+def _going_on(left: Sequence[str], labels: Mapping[str, str]) -> str:
+    if not left:
+        return "the batch has ended" if len(labels) == 1 else "all batches have ended"
+    return "the batch goes on" if len(left) == 1 else f"{len(left)} batches go on"
+
+
 def come_back(
-    client: Client, batch_ids: Sequence[str], together: Sequence[Sequence[str]] = ()
+    client: Client,
+    batch_ids: Sequence[str],
+    together: Sequence[Sequence[str]] = (),
+    ended: Sequence[str] = (),
 ) -> str:
-    """How to find these batches again."""
-    url = url_option(client)
+    """How to find these batches again, and those that have ended meanwhile."""
+    wait = f"  batchd wait {' '.join(batch_ids)}{url_option(client)}"
+    fetch = [f"  {command}" for command in _fetching(client, [*ended, *batch_ids], together)]
+    return "\n".join(["Come back with:", *([wait] if batch_ids else []), *fetch])
+
+
+def _fetching(
+    client: Client, batch_ids: Sequence[str], together: Sequence[Sequence[str]]
+) -> list[str]:
+    """The commands that fetch the results of these batches; one with a blank for many."""
     left = [ids for ids in together if set(ids) & set(batch_ids)] or [[ids] for ids in batch_ids]
     results = [" ".join(ids) for ids in left] if len(left) <= _MOST_COMMANDS else ["ID"]
-    return "\n".join(
-        [
-            f"Come back with:\n  batchd wait {' '.join(batch_ids)}{url}",
-            *(f"  batchd results {ids}{url} -o FILE" for ids in results),
-        ]
-    )
+    return [f"batchd results {ids}{url_option(client)} -o FILE" for ids in results]
 
 
 def url_option(client: Client) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from batchd.engine.duplicates import Duplicates, confirmed
-from batchd.engine.linecheck import Checked, LineChecker
+from batchd.engine.linecheck import Checked, LineChecker, shown
 from batchd.gathering import Gathering
 from batchd.grouping import Order, write_order
 from batchd.jsonl import BOM, IndexedLines, IndexWriter, lines
@@ -148,8 +148,8 @@ class Inspection:
         if self._rules.mixed_models:
             return []
         text = (
-            f"The model '{model}' for this request does not match the rest of the batch. Each "
-            "batch must contain requests for a single model."
+            f"The model '{shown(model)}' for this request does not match the rest of the batch. "
+            "Each batch must contain requests for a single model."
         )
         return [LineError("mismatched_model", text, "body.model", line_no)]
 
@@ -182,7 +182,7 @@ class Inspection:
             return [
                 LineError(
                     "duplicate_custom_id",
-                    f"The custom_id '{custom_id}' for this request "
+                    f"The custom_id '{shown(custom_id)}' for this request "
                     "is a duplicate of another request. The custom_id parameter must be unique "
                     "for each request in a batch.",
                     "custom_id",

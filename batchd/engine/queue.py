@@ -25,8 +25,8 @@ _CHUNK = 512  # line indexes read at once
 _LOW = 64  # with fewer left, the next are read
 _SCAN = 4  # lines that are due and looked at for one that suits a backend
 
-# Whether another backend than the one named does a model's lines just now.
-Others = Callable[[str, str], bool]
+# Whether lines that failed on the backend that asks are to wait for another.
+Others = Callable[[], bool]
 Read = Callable[[int, int], "array[int]"]  # line indexes at positions; for threads
 
 
@@ -115,9 +115,9 @@ class LineQueue:
     def take(self, now: float, home: str, groups: int, others: Others) -> int | None:
         """The next line for a backend called ``home``, which works on so many groups at once.
 
-        None if there is none. A line that failed there waits for another backend if there are
-        ``others``. Lines that are due take turns with fresh ones: one that a backend refuses again
-        and again must not be all it is sent.
+        None if there is none. A line that failed there waits if there are ``others`` to wait for.
+        Lines that are due take turns with fresh ones: one that a backend refuses again and again
+        must not be all it is sent.
         """
         if self._put_back:
             return self._put_back.pop()
@@ -136,7 +136,7 @@ class LineQueue:
 
     def _take_due(self, home: str, others: Others) -> int | None:
         for at in range(min(_SCAN, len(self._due))):
-            if self._states[self._due[at]].backend != home or not others(self.model, home):
+            if self._states[self._due[at]].backend != home or not others():
                 index = self._due[at]
                 del self._due[at]
                 self._took_due = True

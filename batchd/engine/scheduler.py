@@ -14,6 +14,8 @@ import itertools
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from weakref import WeakKeyDictionary
 
 from batchd.backends.lane import Lane, Slot
 from batchd.backends.pool import Pool
@@ -21,6 +23,7 @@ from batchd.engine.queue import LineQueue
 from batchd.engine.rounds import Rounds
 from batchd.engine.runs import Run
 
+_TRY_AGAIN = 5.0  # seconds after a fault, where nothing but faults came lately
 _LOOKS = 256  # models looked at in one go: clients name them
 _URGENT = 1 / 8  # the share of a window that may be left for the weight to grow no more
 
@@ -105,6 +108,7 @@ class Scheduler:
         self._seats: dict[LineQueue, Seat] = {}
         self._asleep: list[tuple[float, int, Seat]] = []
         self._ties = itertools.count()
+        self._failing = WeakKeyDictionary[Lane, float]()  # whose last answer was a fault, and when
         self.hungry: dict[LineQueue, None] = {}  # a set that keeps its order
 
     # -- who takes part
@@ -168,7 +172,8 @@ class Scheduler:
                 found = seat.run, seat.queue, index, self._taken(seat, lane, now)
                 break
             seats.leave(seat)
-            if not seat.is_gone and seat.queue.has_due:
+            if not seat.is_gone and seat.queue.has_due and not seat.run.is_held_back:
+                self._note_hunger(seat)
                 waiting.append(seat)
             else:
                 seat.is_awake = False
@@ -178,19 +183,39 @@ class Scheduler:
         return found
 
     def _index_of(self, seat: Seat, lane: Lane, now: float) -> int | None:
-        if seat.is_gone:
+        if seat.is_gone or seat.run.is_held_back:
             return None
-        return seat.queue.take(now, lane.name, lane.groups, self.has_other)
+        return seat.queue.take(now, lane.name, lane.groups, partial(self._spares, lane, now))
+
+    def _spares(self, lane: Lane, now: float) -> bool:
+        """Whether lines that failed on this lane are to go to another backend.
+
+        That is a wish: where no other has room just now they go back. But as long as nothing but
+        faults comes there they would use up their attempts, so they wait for one that is busy,
+        too, and a single line tries now and then whether it does better.
+        """
+        if self._pool.lane(lane.model, now, avoid=lane.name) is not None:
+            return True
+        failed_at = self._failing.get(lane)
+        if failed_at is None or (not lane.in_flight and now >= failed_at + _TRY_AGAIN):
+            return False
+        return self.has_other(lane.model, lane.name)
 
     def _taken(self, seat: Seat, lane: Lane, now: float) -> Slot:
-        if seat.queue.is_hungry:
-            self.hungry[seat.queue] = None
+        self._note_hunger(seat)
         self._running[seat.run.owner] += 1
         return lane.take(now)
 
     def has_other(self, model: str, name: str) -> bool:
         """Whether another backend than this one does this model's lines just now."""
         return self._pool.has_other(model, name)
+
+    def came_to(self, lane: Lane, now: float, *, is_fault: bool) -> None:
+        """An attempt there ended its line, or came to a fault."""
+        if is_fault:
+            self._failing[lane] = now
+        else:
+            self._failing.pop(lane, None)
 
     def _weight(self, seat: Seat) -> float:
         run = seat.run
@@ -216,6 +241,11 @@ class Scheduler:
         if seat is not None:
             self._wake(seat)
 
+    def wake_all(self, run: Run) -> None:
+        """More of this batch's lines may go, whatever their models."""
+        for queue in run.queues:
+            self.wake(queue)
+
     def next_at(self, now: float) -> float:
         """When a line may go: infinity if something else must happen first."""
         asleep = self._asleep[0][0] if self._asleep else math.inf
@@ -226,11 +256,14 @@ class Scheduler:
     def _rest(self, seat: Seat) -> None:
         if seat.is_gone:
             return
-        if seat.queue.is_hungry:
-            self.hungry[seat.queue] = None
+        self._note_hunger(seat)
         due = seat.queue.next_at()
         if due is not None:
             heapq.heappush(self._asleep, (due, next(self._ties), seat))
+
+    def _note_hunger(self, seat: Seat) -> None:
+        if seat.queue.is_hungry:
+            self.hungry[seat.queue] = None
 
     def _wake_due(self, now: float) -> None:
         while self._asleep and self._asleep[0][0] <= now:

@@ -6,15 +6,18 @@ that the next start writes anew. Nothing is sent unless the whole file is valid.
 """
 
 import asyncio
-import contextlib
 import logging
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
+
+import msgspec
 
 from batchd.backends.models import KnownModels
 from batchd.batches import Batches
 from batchd.bell import Bell
 from batchd.closing import missing_input
 from batchd.config import BatchesConfig
+from batchd.disk import is_full
 from batchd.engine.inspection import Inspection, Places, Rules, Stopped, Verdict
 from batchd.errors import FileCorrupt, InvalidRequest, NoRoom
 from batchd.files import Files
@@ -27,8 +30,9 @@ log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 5.0
 _AT_ONCE = 4
+_SMALL = 4 << 20  # bytes that are validated in less than a second
 _UNFORESEEN = "batchd failed to validate this file; its log says why."
-_POSTPONED = 10.0  # seconds
+_POSTPONED, _LONGEST_POSTPONED = 10.0, 120.0  # seconds, more each time
 
 
 class Models(Protocol):
@@ -37,8 +41,55 @@ class Models(Protocol):
     async def known_models(self) -> KnownModels | None: ...
 
 
+class _Later(msgspec.Struct, frozen=True):
+    at: float
+    delay: float
+
+
+class _Input(msgspec.Struct, frozen=True):
+    owner: str
+    is_small: bool
+
+
+class _Turns:
+    """Which batch gets the next place: owners take turns, and of each the oldest is first."""
+
+    def __init__(self) -> None:
+        self._inputs: dict[str, _Input] = {}
+        self._served: dict[str, int] = {}
+        self._turn = 0
+
+    def unknown(self, batch_ids: Iterable[str]) -> list[str]:
+        return [batch_id for batch_id in batch_ids if batch_id not in self._inputs]
+
+    def note(self, batch_id: str, given: _Input) -> None:
+        self._inputs[batch_id] = given
+
+    def keep(self, batch_ids: Collection[str]) -> None:
+        """Forget all other batches, and the owners that have none of these."""
+        self._inputs = {key: given for key, given in self._inputs.items() if key in batch_ids}
+        owners = {given.owner for given in self._inputs.values()}
+        self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
+
+    def next(self, waiting: Sequence[str], running: Collection[str]) -> str | None:
+        """One of those that wait, oldest first; None if there is no place for any of them."""
+        if len(running) >= _AT_ONCE:
+            return None
+        # The last place is kept from large inputs, so that there is always one for small ones.
+        large = sum(not self._inputs[batch_id].is_small for batch_id in running)
+        is_open_to_all = large < _AT_ONCE - 1
+        fit = [key for key in waiting if is_open_to_all or self._inputs[key].is_small]
+        if not fit:
+            return None
+        chosen = min(fit, key=lambda key: self._served.get(self._inputs[key].owner, 0))
+        self._turn += 1
+        self._served[self._inputs[chosen].owner] = self._turn
+        return chosen
+
+
 class Validator:
-    """Validates several batches at once, so that a small one need not wait for a large one."""
+    """Validates several batches at once: a small input waits for no large one, and the few of an
+    owner do not wait for the many of another."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - its parts
         self,
@@ -58,6 +109,8 @@ class Validator:
         self._config = config
         self._bell = bell
         self._running: dict[str, Inspection | None] = {}
+        self._turns = _Turns()
+        self._postponed: dict[str, _Later] = {}
         self._stop = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -67,18 +120,48 @@ class Validator:
             while not stop.is_set():
                 controls = await self._batches.controls()
                 self._stop_unwanted(controls)
-                for batch_id, control in controls.items():
-                    if len(self._running) >= _AT_ONCE or self._room.is_full:
-                        break
-                    if control.status is BatchStatus.VALIDATING and batch_id not in self._running:
-                        self._running[batch_id] = None
-                        validations.create_task(
-                            self._validate(batch_id), name=f"validate-{batch_id}"
-                        )
-                await self._bell.wait(at_most=_LOOK_AGAIN)
+                await self._begin(controls, validations)
+                await self._bell.wait(at_most=self._rest())
             for inspection in self._running.values():
                 if inspection is not None:
                     inspection.stop()
+
+    async def _begin(self, controls: dict[str, Control], validations: asyncio.TaskGroup) -> None:
+        """Give away the places that are free."""
+        waiting = [
+            batch_id
+            for batch_id, control in controls.items()
+            if control.status is BatchStatus.VALIDATING and batch_id not in self._running
+        ]
+        self._turns.keep({*waiting, *self._running})
+        self._postponed = {key: at for key, at in self._postponed.items() if key in controls}
+        for batch_id in self._turns.unknown(waiting):
+            self._turns.note(batch_id, await self._input(batch_id))
+        now = _monotonic()
+        later = {key for key, postponed in self._postponed.items() if postponed.at > now}
+        due = [batch_id for batch_id in waiting if batch_id not in later]
+        while not self._room.is_full:
+            chosen = self._turns.next(due, self._running)
+            if chosen is None:
+                return
+            due.remove(chosen)
+            self._running[chosen] = None
+            validations.create_task(self._validate(chosen), name=f"validate-{chosen}")
+
+    async def _input(self, batch_id: str) -> _Input:
+        record = await self._batches.find(batch_id)
+        assert record is not None  # noqa: S101 - rows stay
+        try:
+            size = (await self._files.get(record.owner, record.input_file_id)).bytes
+        except InvalidRequest:
+            size = 0  # it will fail at once
+        return _Input(record.owner, is_small=size <= _SMALL)
+
+    def _rest(self) -> float:
+        """Seconds until there may be something to begin, though nobody rings."""
+        now = _monotonic()
+        rests = (later.at - now for later in self._postponed.values())
+        return min([_LOOK_AGAIN, *(rest for rest in rests if rest > 0)])
 
     def _stop_unwanted(self, controls: dict[str, Control]) -> None:
         for batch_id, inspection in self._running.items():
@@ -97,16 +180,15 @@ class Validator:
         except (OSError, NoRoom) as error:
             # A full disk as a rule. The batch stays as it is and is looked at again.
             log.warning("validation_postponed", extra={"batch": batch_id, "reason": str(error)})
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POSTPONED):
-                    await self._stop.wait()
+            before = self._postponed.get(batch_id)
+            delay = min(2 * before.delay, _LONGEST_POSTPONED) if before else _POSTPONED
+            self._postponed[batch_id] = _Later(_monotonic() + delay, delay)
         finally:
             del self._running[batch_id]
             self._bell.ring()
 
     async def _validate_record(self, record: BatchRecord) -> None:
-        fault = await self._take_hold(record)
-        verdict = Verdict(0, None, [fault]) if fault else await self._inspect(record)
+        verdict = await self._verdict(record)
         if verdict.errors:
             ended = await self._batches.rejected(record.id, verdict.errors)
         else:
@@ -117,6 +199,26 @@ class Validator:
         if ended is None or ended.status is BatchStatus.FAILED:
             await self._spool.disk.run(self._spool.release, record.id)
 
+    async def _verdict(self, record: BatchRecord) -> Verdict:
+        try:
+            fault = await self._take_hold(record)
+            return Verdict(0, None, [fault]) if fault else await self._inspect(record)
+        except OSError as error:
+            # An input that cannot be read will not be readable later; other errors may pass.
+            fault = None if is_full(error) else await self._unreadable(record)
+            if fault is None:
+                raise
+            return Verdict(0, None, [fault])
+
+    async def _unreadable(self, record: BatchRecord) -> LineError | None:
+        try:
+            await self._files.check_readable(record.owner, record.input_file_id)
+        except FileCorrupt as error:
+            return _corrupt(error)
+        except InvalidRequest:
+            return missing_input(record)
+        return None
+
     async def _take_hold(self, record: BatchRecord) -> LineError | None:
         """Link the input, if this owner has such a file; else why not."""
         try:
@@ -124,7 +226,7 @@ class Validator:
             await self._files.find_bytes(record.owner, record.input_file_id)
             await self._spool.disk.run(self._spool.hold, record.input_file_id, record.id)
         except FileCorrupt as error:
-            return LineError("file_corrupt", str(error), "file_id")
+            return _corrupt(error)
         except (InvalidRequest, FileNotFoundError):
             return missing_input(record)
         return None
@@ -177,3 +279,11 @@ class Validator:
                     "total": record.counts.total,
                 },
             )
+
+
+def _corrupt(error: FileCorrupt) -> LineError:
+    return LineError("file_corrupt", str(error), "file_id")
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()

@@ -20,44 +20,23 @@ import contextlib
 import os
 import stat
 import threading
-from collections import Counter
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from batchd.errors import ConfigError
-from batchd.inbox.folder import Content, Folder, numbered
-from batchd.inbox.outbox import Outbox
+from batchd.inbox.folder import Content, Folder
+from batchd.inbox.listing import OURS, Listing, listing_of
+from batchd.inbox.numbering import numbered, numbered_from_free
+from batchd.inbox.outbox import CheckRoom, Outbox
 from batchd.inbox.settling import Identity, Seen
 from batchd.inbox.sidecar import SIDECAR
 from batchd.model import InboxClaim
 
-DONE, REJECTED, OUTBOX = "done", "rejected", "outbox"
 SUFFIX = ".jsonl"
 
 _MODE = 0o750
-_OURS = frozenset({DONE, REJECTED, OUTBOX})
-_MOST_OF_USER = 20_000  # of a name more than 1 KB is remembered
-_NAMED = 20
-
-
-class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look at the inbox found.
-
-    ``unseen`` are names that could not be looked at (the first of them), and why; ``crowded`` the
-    users of whom there is more than is listed; ``is_still`` if no name came or went meanwhile.
-    """
-
-    seen: dict[str, Seen]
-    unseen: dict[str, str]
-    crowded: frozenset[int]
-    is_still: bool
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether what is not listed is not there, under whatever name."""
-        return self.is_still and not self.unseen and not self.crowded
 
 
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +73,7 @@ class Directories:
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, path: Path) -> "Generator[Directories]":
+    def opened(cls, path: Path) -> Generator["Directories"]:
         """The directories at ``path``, made if missing; ``ConfigError`` if they can't be used."""
         with contextlib.ExitStack() as stack:
             try:
@@ -102,7 +81,7 @@ class Directories:
                 inbox = Folder.at(path.resolve())
                 stack.callback(inbox.close)
                 _check_inbox(path, inbox)
-                folders = [_inner(path, inbox, name, stack) for name in (DONE, REJECTED, OUTBOX)]
+                folders = [_inner(path, inbox, name, stack) for name in OURS]
             except OSError as error:
                 raise ConfigError(
                     f"the inbox directory {path} cannot be used: {error.strerror}"
@@ -123,40 +102,24 @@ class Directories:
         return not mode & stat.S_IWGRP or bool(mode & stat.S_ISVTX)
 
     def listing(self) -> Listing:
-        """What was dropped: all but what is ours, and what its writer marks as unfinished.
-
-        Of each user only so many, so that nobody uses up the memory or hides the files of others.
-        """
-        before = self.inbox.status().st_mtime_ns
-        listed: dict[str, Seen] = {}
-        unseen: dict[str, str] = {}
-        of_user: Counter[int] = Counter()
-        for name in filter(_is_dropped, self.inbox.names()):
-            try:
-                seen = self.inbox.look(name)
-            except OSError as error:  # another's mount, or a disk that is away for a moment
-                if len(unseen) < _NAMED:
-                    unseen[name] = error.strerror or type(error).__name__
-                continue
-            if seen is None or self.inbox.is_placeholder(seen):
-                continue
-            of_user[seen.uid] += 1
-            if of_user[seen.uid] <= _MOST_OF_USER:
-                listed[name] = seen
-        return Listing(
-            seen=listed,
-            unseen=unseen,
-            crowded=frozenset(uid for uid, count in of_user.items() if count > _MOST_OF_USER),
-            is_still=self.inbox.status().st_mtime_ns == before,
-        )
+        """What was dropped."""
+        return listing_of(self.inbox)
 
     def move_to_done(self, leaving: Leaving) -> bool:
         """Move a file that has been taken and its sidecar, if they are still those that were.
 
         False if the file was no longer there: it may have another name by now.
         """
-        for stem in numbered(leaving.stem):
-            if not self._may_hold_pair(self.done, stem, leaving.sidecar_identity):
+
+        def may_hold(stem: str) -> bool:
+            return self._may_hold_pair(self.done, stem, leaving.sidecar_identity)
+
+        # A sidecar that a life before has moved is to be found, whatever numbers are missing.
+        stems = numbered(leaving.stem)
+        if leaving.is_whole:
+            stems = numbered_from_free(leaving.stem, may_hold)
+        for stem in stems:
+            if not may_hold(stem):
                 continue
             sidecar, original = leaving.sidecar, leaving.original
             if sidecar is not None and not self._moved(sidecar, self.done, stem + SIDECAR):
@@ -186,24 +149,32 @@ class Directories:
     def report(self, stem: str, report: bytes) -> None:
         """Say why a batch could not start."""
         with self._reporting:
-            for candidate in numbered(stem):
+            for candidate in numbered_from_free(
+                stem, lambda name: self.rejected.may_hold(f"{name}.error.json", report)
+            ):
                 if self.rejected.publish(f"{candidate}.error.json", report):
                     return
 
-    def deliver(self, claim: InboxClaim, results: Mapping[str, Content], status: bytes) -> str:
+    def deliver(
+        self,
+        claim: InboxClaim,
+        results: Mapping[str, Content],
+        status: bytes,
+        check_room: CheckRoom,
+    ) -> str:
         """Put the results of a claim (by suffix) into the outbox; the stem they got."""
         stem = claim.name.removesuffix(SUFFIX)
-        return self.outbox.deliver(claim.stem, stem, claim.batch_id, results=results, status=status)
+        return self.outbox.deliver(claim, stem, results, status, check_room=check_room)
 
     def _reject(self, seen: Seen, safe_name: str, report: bytes, sidecar: Seen | None) -> bool:
         ending = SUFFIX if safe_name.endswith(SUFFIX) else ""
-        for stem in numbered(safe_name.removesuffix(ending)):
+
+        def may_hold(stem: str) -> bool:
+            return self.rejected.is_free(stem + ending) and self._may_hold_pair(self.rejected, stem)
+
+        for stem in numbered_from_free(safe_name.removesuffix(ending), may_hold):
             report_name = f"{stem}.error.json"
-            if not (
-                self.rejected.is_free(stem + ending) and self._may_hold_pair(self.rejected, stem)
-            ):
-                continue
-            if not self.rejected.may_hold(report_name, report):
+            if not may_hold(stem) or not self.rejected.may_hold(report_name, report):
                 continue
             was_there = self.rejected.look(report_name) is not None
             if not self.rejected.publish(report_name, report):
@@ -220,7 +191,10 @@ class Directories:
         if not folder.is_free(stem + SUFFIX):
             return False
         found = folder.look(stem + SIDECAR)
-        return folder.is_free(stem + SIDECAR) or (found is not None and found.identity == moved)
+        if found is None or folder.is_placeholder(found):
+            return True
+        # But for the device, which may have another number after a reboot.
+        return moved is not None and found.identity[1:] == moved[1:]
 
     def _try_move(self, seen: Seen, new_name: str) -> bool:
         if seen.is_directory:
@@ -256,10 +230,6 @@ class Directories:
             with contextlib.suppress(FileExistsError):
                 self.inbox.adopt(source, name, candidate + old_name[len(stem) :])
                 return
-
-
-def _is_dropped(name: str) -> bool:
-    return not name.startswith(".") and not name.endswith(".tmp") and name not in _OURS
 
 
 def _check_inbox(path: Path, inbox: Folder) -> None:

@@ -32,7 +32,6 @@ from batchd.store.database import Database
 log = logging.getLogger(__name__)
 
 _SHORTEST = 0.02
-_REDELIVER = 5.0
 
 
 class Inbox:
@@ -128,10 +127,10 @@ class Inbox:
     ) -> None:
         statuses = Statuses(self._database, self._batches)
         while not (stop.is_set() or gone.is_set()):
-            all_well = await self._delivery.deliver_all(directories)
-            wait = self._config.rescan_every if all_well else _REDELIVER
+            again = await self._delivery.deliver_all(directories)
             more_to_tell = await statuses.refresh(directories)
-            await self._ended.wait(at_most=min(wait, more_to_tell))
+            wait = min(self._config.rescan_every, again, more_to_tell)
+            await self._ended.wait(at_most=wait)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

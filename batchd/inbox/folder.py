@@ -34,15 +34,6 @@ _PIECE = 1 << 20
 Content = bytes | Path
 
 
-def numbered(stem: str) -> Iterator[str]:
-    """``stem``, ``stem.2``, ``stem.3``, …"""
-    yield stem
-    number = 2
-    while True:
-        yield f"{stem}.{number}"
-        number += 1
-
-
 class Dropped:
     """A file of the inbox, open for reading. It may be anybody's, and still change."""
 
@@ -83,6 +74,11 @@ class Folder:
     def at(cls, name: "str | Path", parent: "Folder | None" = None) -> "Folder":
         """The directory of that name, itself and no link to it."""
         return cls(os.open(name, _DIRECTORY, dir_fd=parent.descriptor if parent else None))
+
+    @property
+    def path(self) -> Path:
+        """A path by descriptor: whatever has the name now, it leads to this directory."""
+        return Path(f"/proc/self/fd/{self.descriptor}")
 
     def close(self) -> None:
         os.close(self.descriptor)

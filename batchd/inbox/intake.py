@@ -24,7 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from batchd import disk
 from batchd.errors import FileCorrupt, NoRoom
 from batchd.inbox import refusals, sidecar
-from batchd.inbox.directories import SUFFIX, Directories, Leaving, Listing
+from batchd.inbox.directories import SUFFIX, Directories, Leaving
+from batchd.inbox.listing import Listing
 from batchd.inbox.refusals import Refused
 from batchd.inbox.settling import Arrival, Identity, Seen, Settling, Told
 from batchd.inbox.shares import Shares
@@ -36,7 +37,10 @@ from batchd.store.database import Database
 log = logging.getLogger(__name__)
 
 _RETRY = 5.0  # seconds until a file that could not be taken is tried again
-_PER_LOOK = 32  # files taken before somebody else's may have come
+# What is taken before somebody else's may have come: so many files, and the one that makes it so
+# many bytes.
+_PER_LOOK = 32
+_BYTES_PER_LOOK = 64 << 20
 
 
 class Intake:
@@ -79,10 +83,13 @@ class Intake:
         now, later = await asyncio.to_thread(self._sort_out, listing.seen, told, shares, at)
         await self._let_wait(directories, later)
         looked = self._monotonic() - began
+        size = 0
         for arrival in now[:_PER_LOOK]:
-            if stop.is_set():
+            if stop.is_set() or size >= _BYTES_PER_LOOK:
                 break
             await self._take(directories, arrival, stop)
+            self._settling.served(arrival.seen.uid)
+            size += arrival.seen.size
         return looked
 
     def _note_unlisted(self, listing: Listing) -> None:
@@ -121,16 +128,16 @@ class Intake:
         if not claims:
             return
         sidecars = await table.sidecars(self._database)
-        by_identity = await asyncio.to_thread(_by_identity, listing.seen)
+        listed = await asyncio.to_thread(_Listed, listing.seen)
         for claim in claims:
             identity = sidecars.get(claim.batch_id)
-            original = by_identity.get(claim.identity)
+            original = listed.find(claim.identity, claim.uid)
             # Its owner may call it otherwise by now.
             name = original.name if original and refusals.is_name(original.name) else claim.name
             leaving = Leaving(
                 stem=name.removesuffix(SUFFIX),
                 original=original,
-                sidecar=by_identity.get(identity) if identity is not None else None,
+                sidecar=listed.find(identity, claim.uid) if identity is not None else None,
                 sidecar_identity=identity,
             )
             for seen in (leaving.original, leaving.sidecar):
@@ -173,6 +180,18 @@ class Intake:
             log.warning("inbox_share_used", extra={"uid": uid, "files": files})
 
     async def _take(self, directories: Directories, arrival: Arrival, stop: asyncio.Event) -> None:
+        """No dropped file may end the daemon: one that nobody foresaw stays until it changes."""
+        try:
+            await self._take_or_reject(directories, arrival, stop)
+        except Exception:
+            name = arrival.seen.name
+            facts = {"file": refusals.shown(name), "uid": arrival.seen.uid}
+            log.exception("inbox_failed", extra=facts)
+            self._settling.postpone(name)
+
+    async def _take_or_reject(
+        self, directories: Directories, arrival: Arrival, stop: asyncio.Event
+    ) -> None:
         seen = arrival.seen
         name = seen.name
         try:
@@ -231,8 +250,17 @@ class Intake:
         return asyncio.get_running_loop().time()
 
 
-def _by_identity(listing: Mapping[str, Seen]) -> dict[Identity, Seen]:
-    return {seen.identity: seen for seen in listing.values()}
+class _Listed:
+    """What a look has found, by what a claim knows of it."""
+
+    def __init__(self, listing: Mapping[str, Seen]) -> None:
+        self._exact = {seen.identity: seen for seen in listing.values()}
+        self._elsewhere = {(seen.uid, *seen.identity[1:]): seen for seen in listing.values()}
+
+    def find(self, identity: Identity, uid: int) -> Seen | None:
+        """The device is the least of it: after a reboot the same disk may have another number."""
+        found = self._exact.get(identity)
+        return found or self._elsewhere.get((uid, *identity[1:]))
 
 
 def _move_to_rejected(directories: Directories, seen: Seen, report: bytes) -> bool:

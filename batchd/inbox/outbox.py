@@ -11,13 +11,18 @@ it begins with. A stem that is taken gets a number, the same for all the files o
 import itertools
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from batchd.inbox.folder import Content, Folder, numbered
+from batchd.inbox.folder import Content, Folder
+from batchd.inbox.numbering import numbered, numbered_from_free
 from batchd.inbox.shares import mark_of_user
+from batchd.model import InboxClaim
 
 RESULTS = ("output.jsonl", "errors.jsonl")
 STATUS = "status.json"
+
+CheckRoom = Callable[[Path, int], None]
 
 _WAITING = re.compile(r"waiting\.uid-([0-9]+)\.json")
 
@@ -32,13 +37,12 @@ class Outbox:
 
     def free_stem(self, stem: str, taken: set[str]) -> str:
         """What the results of a file of this name can be called."""
-        names = (*RESULTS, STATUS)
-        return next(
-            candidate
-            for candidate in numbered(stem)
-            if candidate not in taken
-            and all(self._folder.look(f"{candidate}.{suffix}") is None for suffix in names)
-        )
+
+        def is_free(candidate: str) -> bool:
+            names = (f"{candidate}.{suffix}" for suffix in (*RESULTS, STATUS))
+            return candidate not in taken and all(self._folder.look(name) is None for name in names)
+
+        return next(numbered_from_free(stem, is_free))
 
     def announce(self, stem: str, batch_id: str, status: bytes) -> None:
         """The first word of a batch, unless there is a later one."""
@@ -53,15 +57,20 @@ class Outbox:
 
     def deliver(
         self,
-        claimed: str,
+        claim: InboxClaim,
         stem: str,
-        batch_id: str,
-        *,
         results: Mapping[str, Content],
         status: bytes,
+        *,
+        check_room: CheckRoom,
     ) -> str:
-        """Put results (by suffix) and the last status there; the stem they got: ``claimed`` if
-        possible. What an interrupted delivery has put there is recognized."""
+        """Put results (by suffix) and the last status there; the stem they got: the claim's if
+        possible, else ``stem`` with a number.
+
+        What an interrupted delivery has put there is recognized; ``check_room`` raises if there is
+        no room for the rest.
+        """
+        claimed, batch_id = claim.stem, claim.batch_id
         mark = _mark_of_batch(batch_id)
         for candidate in itertools.chain([claimed], numbered(stem)):
             if not self._can_hold(candidate, mark, results):
@@ -69,7 +78,7 @@ class Outbox:
             # In this order, so that who sees the end of the batch sees all there is.
             for suffix in RESULTS:
                 if suffix in results:
-                    self._folder.publish(f"{candidate}.{suffix}", results[suffix])
+                    self._publish(f"{candidate}.{suffix}", results[suffix], check_room)
             with self._writing:
                 self._put(candidate, batch_id, status, durable=True)
             if candidate != claimed:
@@ -86,6 +95,12 @@ class Outbox:
         for uid, report in reports.items():
             name = f"waiting.uid-{uid}.json"
             self._folder.replace(name, report, mark_of_user(uid), durable=False)
+
+    def _publish(self, name: str, content: Content, check_room: CheckRoom) -> None:
+        if self._folder.look(name) is None:
+            size = content.stat().st_size if isinstance(content, Path) else len(content)
+            check_room(self._folder.path, size)
+        self._folder.publish(name, content)
 
     def _put(self, stem: str, batch_id: str, status: bytes, *, durable: bool) -> bool:
         mark = _mark_of_batch(batch_id)

@@ -16,6 +16,7 @@ from operator import itemgetter
 import msgspec
 
 _SIGN = 1 << 63
+_MOST_TOLD = 20_000  # names; of a file that is renamed all the time there is no end of them
 
 Identity = tuple[int, int, int, int]  # device, inode, mtime in nanoseconds, size
 
@@ -78,10 +79,14 @@ class Settling:
         self._certain_after = max(settle, certain_after)
         self._resting: dict[str, _Resting] = {}
         self._told: dict[str, Told] = {}
+        self._turns = 0
+        self._served: dict[int, int] = {}
 
     def tell(self, name: str, told: Told) -> None:
-        """Remember an event until the next look at the directory."""
-        self._told[name] = max(told, self._told.get(name, Told.NOTHING))
+        """Remember an event until the next look at the directory, if there are not too many: what
+        is not remembered is seen there all the same, and settles as what nothing was told of."""
+        if name in self._told or len(self._told) < _MOST_TOLD:
+            self._told[name] = max(told, self._told.get(name, Told.NOTHING))
 
     def take_told(self) -> dict[str, Told]:
         """What was told since the last time. Take it before the directory is read: what is told
@@ -94,16 +99,25 @@ class Settling:
     ) -> list[Arrival]:
         """Take note of a look at the whole directory: what is complete.
 
-        Users take turns, so that many files of one hold up no other's; of each, what has rested
-        longest comes first.
+        Users take turns, so that many files of one hold up no other's, and begin with whoever has
+        waited longest for one; of each, what has rested longest comes first.
         """
+        uids = {seen.uid for seen in listing.values()}
+        self._served = {uid: turn for uid, turn in self._served.items() if uid in uids}
         self._resting = {
             name: self._updated(seen, told.get(name, Told.NOTHING), now)
             for name, seen in listing.items()
         }
         due = [item for item in self._resting.values() if self._due(item) <= now]
         due.sort(key=lambda item: item.since)
-        return [Arrival(item.seen, certain=self._is_certain(item, now)) for item in _by_turns(due)]
+        return [
+            Arrival(item.seen, certain=self._is_certain(item, now)) for item in self._by_turns(due)
+        ]
+
+    def served(self, uid: int) -> None:
+        """A file of this user has had its turn: at the next look the others come first."""
+        self._turns += 1
+        self._served[uid] = self._turns
 
     def postpone(self, name: str, until: float = math.inf) -> None:
         """Don't call a name complete before ``until``, unless it changes."""
@@ -138,16 +152,16 @@ class Settling:
     def _is_certain(self, item: _Resting, now: float) -> bool:
         return item.told is not Told.NOTHING or now - item.since >= self._certain_after
 
-
-def _by_turns(resting: Iterable[_Resting]) -> list[_Resting]:
-    """The first of each user, then the second of each, and so on."""
-    turns: Counter[int] = Counter()
-    ranked: list[tuple[int, _Resting]] = []
-    for item in resting:
-        ranked.append((turns[item.seen.uid], item))
-        turns[item.seen.uid] += 1
-    ranked.sort(key=itemgetter(0))
-    return [item for _, item in ranked]
+    def _by_turns(self, resting: Iterable[_Resting]) -> list[_Resting]:
+        """The first of each user, then the second of each, and so on."""
+        rounds: Counter[int] = Counter()
+        ranked: list[tuple[int, int, _Resting]] = []
+        for item in resting:
+            uid = item.seen.uid
+            ranked.append((rounds[uid], self._served.get(uid, 0), item))
+            rounds[uid] += 1
+        ranked.sort(key=itemgetter(0, 1))
+        return [item for _, _, item in ranked]
 
 
 def _signed(number: int) -> int:

@@ -20,6 +20,7 @@ from batchd.wire import params
 
 SIDECAR = ".toml"
 MAX_SIZE = 1 << 16
+_MAX_BITS = 64  # what TOML promises; the parser has no bound of its own
 _MAX_DOTS = 2000  # a key of ten thousands of parts takes the parser half a minute
 
 _KEYS = ("completion_window", "endpoint", "metadata", "output_expires_after", "priority")
@@ -72,10 +73,14 @@ def options(name: str, text: bytes, rules: BatchesConfig) -> Options:
     """What the sidecar ``name`` asks for; empty, it asks for the defaults. ``Refused`` if it can't
     be granted."""
     table = _table(name, text)
-    for key in table:
+    for key, value in table.items():
         if key not in _KEYS:
             known = ", ".join(_KEYS)
             raise refusals.bad_sidecar(name, f"unknown key {key!r}; there are: {known}.", key=key)
+        if isinstance(value, int) and value.bit_length() >= _MAX_BITS:
+            # Its digits may be too many to be printed.
+            what = f"{key} is a number of more than {_MAX_BITS} bits."
+            raise refusals.bad_sidecar(name, what, key=key)
     try:
         wish = params.new_batch(
             _body(table, rules), endpoints=rules.endpoints, windows=rules.windows

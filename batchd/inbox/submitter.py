@@ -93,10 +93,9 @@ class Submitter:
             file = await self._copy(dropped, stop)
             seen = dropped.seen
         try:
-            if await asyncio.to_thread(_beside, directories, seen) != beside:
-                raise NotYet
+            await self._require_same(directories, seen, beside)
             batch = await self._create(file, options, _Origin(seen, beside, stem))
-        except (BatchdError, OSError):
+        except Exception:
             # No batch was made of it, and none will be.
             with contextlib.suppress(NotFound):  # its owner was quicker
                 await self._files.delete(file.owner, file.id)
@@ -111,6 +110,12 @@ class Submitter:
             raise NotYet
         if has_writer is None and not arrival.certain:
             raise NotYet(self._settling.certain_at(arrival.seen.name, _monotonic()))
+
+    async def _require_same(
+        self, directories: Directories, seen: Seen, beside: Seen | None
+    ) -> None:
+        if await asyncio.to_thread(_beside, directories, seen) != beside:
+            raise NotYet
 
     def _options(self, directories: Directories, seen: Seen) -> tuple[Options, Seen | None]:
         """What is asked for beside the file, and the sidecar in which that is."""

@@ -11,7 +11,9 @@ from collections.abc import Callable, Generator
 
 from asyncinotify import Inotify, Mask
 
+from batchd.inbox import refusals
 from batchd.inbox.folder import Folder
+from batchd.inbox.listing import is_dropped
 from batchd.inbox.settling import Told
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 # becomes acceptable by that.
 _MASK = Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.CREATE | Mask.ATTRIB | Mask.ONLYDIR
 _CACHED_EVENTS = 64
+# Events come as fast as anybody can rename a file: after so many the loop is others' for a while.
+_BURST = 256
+_PAUSE = 0.01
 
 Tell = Callable[[str, Told], None]
 
@@ -35,9 +40,7 @@ def watching(folder: Folder) -> Generator[Inotify | None]:
         return
     with inotify:
         try:
-            # By descriptor: whatever has the name now, this is the directory that is looked at.
-            path = f"/proc/self/fd/{folder.descriptor}"
-            inotify.add_watch(path, _MASK)  # pyright: ignore[reportUnknownMemberType] - its PathLike has no type argument
+            inotify.add_watch(folder.path, _MASK)  # pyright: ignore[reportUnknownMemberType] - its PathLike has no type argument
         except OSError as error:
             log.warning("inbox_not_watched", extra={"reason": error.strerror})
         yield inotify
@@ -48,10 +51,15 @@ async def listen(inotify: Inotify | None, tell: Tell, ring: Callable[[], None]) 
     if inotify is None:
         await asyncio.Event().wait()
         return
+    heard = 0
     async for event in inotify:
-        if event.name is not None:
+        name = str(event.name or "")
+        if is_dropped(name) and not refusals.is_sidecar_name(name):
             if event.mask & Mask.MOVED_TO:
-                tell(str(event.name), Told.MOVED)
+                tell(name, Told.MOVED)
             elif event.mask & Mask.CLOSE_WRITE:
-                tell(str(event.name), Told.CLOSED)
+                tell(name, Told.CLOSED)
         ring()
+        heard += 1
+        if heard % _BURST == 0:
+            await asyncio.sleep(_PAUSE)

@@ -87,6 +87,15 @@ class Targets(msgspec.Struct, frozen=True):
         self.output.check_free()
         self.errors.check_free()
 
+    def check_outside(self, state: Path) -> None:
+        """``RunRefused`` if one of them is in the state, which goes when all is done."""
+        for target in (self.output, self.errors):
+            if target.path is not None and target.path.resolve().is_relative_to(state.resolve()):
+                raise RunRefused(
+                    f"{target.path} is in {state}, where the run keeps its state until it is done: "
+                    "name another file"
+                )
+
 
 def deliver(
     place: Place, spool: Spool, record: BatchRecord, targets: Targets, *, in_order: bool

@@ -105,7 +105,7 @@ class Job:
 
     async def _run(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
-        with handle_signals(self._stop, self._stop.set):
+        with handle_signals(self._stop):
             async with self._core.opened() as parts:
                 self._batches = parts.use_cases.batches
                 self._record = await self._begun(parts.use_cases.files, self._batches)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from batchd.errors import FileCorrupt
 from batchd.jsonl import line_groups, pread
+from batchd.oneshot.place import RunRefused
 from batchd.wire.lines import check_result_lines
 
 _PIECE = 1 << 20
@@ -18,6 +19,16 @@ _PIECE = 1 << 20
 
 def write_ordered(source: Path, target: Path, tag: bytes, total: int) -> None:
     """Copy the result file ``source`` of a batch of ``total`` lines to ``target``, in order."""
+    try:
+        _write(source, target, tag, total)
+    except OSError as error:
+        raise RunRefused(
+            f"the results cannot be put in order in {target.parent}: {error.strerror}; nothing is "
+            "lost: run the same command again when that is mended"
+        ) from None
+
+
+def _write(source: Path, target: Path, tag: bytes, total: int) -> None:
     offsets, lengths = _spans(source, tag, total)
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -125,7 +125,7 @@ class Place:
     def claim(self) -> None:
         """Mark an empty directory as a run's. ``RunRefused`` if it is in other use."""
         names = self._names()
-        foreign = [name for name in names if name not in _OURS and not _is_copy(name)]
+        foreign = [name for name in names if not _is_ours(name)]
         if names and _ABOUT not in names:  # the storage of a daemon, perhaps
             foreign = names
         if foreign:
@@ -140,7 +140,7 @@ class Place:
     def clear(self) -> None:
         """Remove all that a run keeps here, but for the mark that it is a run's."""
         self.end()  # first: without it the rest is nothing
-        for name in self._names():
+        for name in filter(_is_ours, self._names()):
             path = self.directory / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -148,27 +148,34 @@ class Place:
                 path.unlink()
 
     def leave(self) -> None:
-        """Remove it all, and the directory."""
+        """Remove it all, and the directory, unless somebody has put something into it."""
         self.clear()
         self._disk.remove(self.directory / _ABOUT)
-        self.directory.rmdir()
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
         self._disk.sync_directory(self.directory.parent)
 
     def _names(self) -> list[str]:
         return os.listdir(self.directory)  # noqa: PTH208 - names are all that is wanted
 
     def _write(self, path: Path, data: bytes) -> None:
-        descriptor = self._disk.open_append(path)
+        """Of what is written so nothing has been sent before."""
         try:
-            self._disk.append(descriptor, data)
-            self._disk.sync(descriptor)
-        finally:
-            self._disk.close(descriptor)
+            descriptor = self._disk.open_append(path)
+            try:
+                self._disk.append(descriptor, data)
+                self._disk.sync(descriptor)
+            finally:
+                self._disk.close(descriptor)
+        except OSError as error:
+            raise RunRefused(
+                f"{self.directory} cannot be written: {error.strerror}; nothing was sent: run the "
+                "same command again when that is mended, or name another place with --state"
+            ) from None
 
 
-def _is_copy(name: str) -> bool:
-    """Whether this is a copy of the database from before an upgrade."""
-    return name.startswith("batchd.db.before-")
+def _is_ours(name: str) -> bool:
+    return name in _OURS or name.startswith("batchd.db.before-")  # a copy before an upgrade
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ class Source(msgspec.Struct, frozen=True):
         """The one that the first line names. ``RunRefused`` if it names none."""
         self.file.seek(0)
         texts = (line.removeprefix(BOM).strip() for _, line in lines(self.file))
-        first = next((text for text in texts if text), None)
+        with _readable(self.name):
+            first = next((text for text in texts if text), None)
         if first is None:
             raise RunRefused(f"{self.name} is empty: there must be one line at least")
         try:
@@ -62,15 +63,47 @@ def opened(path: Path | None, beside: Path) -> Generator[Source]:
     """The input at ``path``, or standard input; a stream is kept on the disk of ``beside``."""
     with contextlib.ExitStack() as stack:
         given = _stdin() if path is None else stack.enter_context(_open(path))
-        name = "standard input" if path is None else path.name
+        name = "standard input" if path is None else _told(path)
         is_stream = path is None or not stat.S_ISREG(os.fstat(given.fileno()).st_mode)
-        file = given
-        if is_stream:
+        file = stack.enter_context(_kept(given, name, beside)) if is_stream else given
+        with _readable(name):
+            size, sha256 = file.seek(0, os.SEEK_END), _sha256(file)
+        yield Source(file, name, sha256, size, is_stream)
+
+
+def _told(path: Path) -> str:
+    """Its name as text: a name may be any bytes, and is stored and told as UTF-8."""
+    return os.fsencode(path.name).decode(errors="replace")
+
+
+def _kept(given: BinaryIO, name: str, beside: Path) -> BinaryIO:
+    """A stream as a file without a name."""
+    try:
+        with contextlib.ExitStack() as stack:
             file = stack.enter_context(tempfile.TemporaryFile(dir=beside))
-            while piece := given.read(_PIECE):
+            while piece := _piece(given, name):
                 file.write(piece)
-        size = file.seek(0, os.SEEK_END)
-        yield Source(file, name, _sha256(file), size, is_stream)
+            file.flush()
+            stack.pop_all()
+            return file
+    except OSError as error:
+        raise RunRefused(
+            f"{name} cannot be kept in {beside}: {error.strerror}; nothing was sent: name a "
+            "directory with more room with --state"
+        ) from None
+
+
+def _piece(given: BinaryIO, name: str) -> bytes:
+    with _readable(name):
+        return given.read(_PIECE)
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunRefused(f"{name} cannot be read: {error.strerror}") from None
 
 
 def _sha256(file: BinaryIO) -> str:

@@ -195,10 +195,6 @@ async def next_window_end(db: Database) -> int | None:
     return msgspec.convert(row["at"], int | None) if row else None
 
 
-async def owns_file(db: Database, file_id: str) -> bool:
-    return await db.row(OWNS_FILE, {"file_id": file_id}) is not None
-
-
 def _params(record: BatchRecord) -> dict[str, object]:
     params = msgspec.structs.asdict(record)
     return {name: _json(value) if name in _JSON else value for name, value in params.items()}

@@ -1,5 +1,7 @@
 """Table ``file``. Statements take the owner from the first day; deleted rows are tombstones."""
 
+from collections.abc import Sequence
+
 import aiosqlite
 import msgspec
 
@@ -29,12 +31,30 @@ ORDER BY seq ASC LIMIT :limit
 # Tombstones count: a cursor outlives its object.
 SEQ_OF = "SELECT seq FROM file WHERE id = :id AND owner = :owner"
 DELETE = f"UPDATE file SET deleted_at = :now WHERE id = :id AND owner = :owner AND {LIVE}"  # noqa: S608 - a constant
+# The results of a dropped file stay until they are in the outbox.
 EXPIRED = """
 SELECT id FROM file
-WHERE deleted_at IS NULL AND expires_at IS NOT NULL AND expires_at <= :now LIMIT :limit
+WHERE deleted_at IS NULL AND expires_at IS NOT NULL AND expires_at <= :now
+  AND id NOT IN (
+    SELECT result.value FROM inbox_claim JOIN batch ON batch.id = inbox_claim.batch_id,
+        json_each(json_array(batch.output_file_id, batch.error_file_id)) AS result
+    WHERE inbox_claim.delivered_at IS NULL AND result.value IS NOT NULL)
+LIMIT :limit
 """
 BURY = "UPDATE file SET deleted_at = :now WHERE id = :id AND deleted_at IS NULL"
 HAS_LIVE_ROW = "SELECT 1 AS found FROM file WHERE id = :id AND deleted_at IS NULL"
+# In one statement, because a batch may end in between: its ledger then has a row.
+OWNED = """
+SELECT value AS id FROM json_each(:ids)
+WHERE EXISTS (SELECT 1 FROM file WHERE file.id = value AND deleted_at IS NULL)
+  OR value IN (
+    SELECT output_file_id FROM batch
+    WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
+      AND output_file_id IS NOT NULL
+    UNION ALL SELECT error_file_id FROM batch
+    WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
+      AND error_file_id IS NOT NULL)
+"""
 IS_LIVE = f"SELECT 1 FROM file WHERE id = :id AND {LIVE}"  # noqa: S608 - a constant
 
 
@@ -93,8 +113,10 @@ async def expired(db: Database, now: int, limit: int) -> list[str]:
     return [str(row["id"]) for row in rows]
 
 
-async def has_live_row(db: Database, file_id: str) -> bool:
-    return await db.row(HAS_LIVE_ROW, {"id": file_id}) is not None
+async def owned(db: Database, file_ids: Sequence[str]) -> set[str]:
+    """Those of these ids that a live row or the ledger of an unfinished batch has."""
+    rows = await db.rows(OWNED, {"ids": msgspec.json.encode(file_ids).decode()})
+    return {str(row["id"]) for row in rows}
 
 
 def record_of(row: Row) -> FileRecord:

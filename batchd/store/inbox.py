@@ -22,7 +22,8 @@ INSERT_SIDECAR = """
 INSERT INTO inbox_sidecar (batch_id, device, inode, mtime_ns, size)
 VALUES (:batch_id, :device, :inode, :mtime_ns, :size)
 """
-OPEN = "SELECT * FROM inbox_claim WHERE left_at IS NULL ORDER BY seq"
+# By +seq, or SQLite walks through all claims there ever were instead of the index of open ones.
+OPEN = "SELECT * FROM inbox_claim WHERE left_at IS NULL ORDER BY +seq"
 SIDECARS = "SELECT * FROM inbox_sidecar"
 STEMS = "SELECT stem FROM inbox_claim WHERE delivered_at IS NULL"
 SHARES = """

@@ -154,17 +154,23 @@ def file_of(reply: Reply) -> LineFile:
     return LineFile.OUTPUT if reply.ok else LineFile.ERROR
 
 
+_ABSENT = msgspec.Raw(b"")
+_is_count = re.compile(rb"[0-9]{1,9}").fullmatch
+
+
 class _Body(msgspec.Struct, frozen=True):
+    """What is read of a body. A decoder would refuse numbers that are out of its range."""
+
     model: str
-    max_tokens: object = None
-    max_completion_tokens: object = None
+    max_tokens: msgspec.Raw = _ABSENT
+    max_completion_tokens: msgspec.Raw = _ABSENT
 
     @property
     def most_tokens(self) -> int | None:
-        """Of the answer; what is no number is the model server's to refuse."""
+        """Of the answer; what is no such number is the model server's to refuse."""
         for most in (self.max_completion_tokens, self.max_tokens):
-            if isinstance(most, int) and not isinstance(most, bool):
-                return most
+            if _is_count(most):
+                return int(bytes(most))
         return None
 
 

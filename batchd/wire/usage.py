@@ -9,6 +9,8 @@ import msgspec
 
 from batchd.model import NO_USAGE, Usage
 
+_MOST = 10**12  # of one answer: sums of millions of them fit into the database's 64 bits
+
 # Some servers send null for what they do not count.
 Count = int | None
 
@@ -124,4 +126,4 @@ def _counts(tokens: _Tokens) -> tuple[int, int, int, int, int]:
 
 def _whole(count: Count) -> int:
     """A count as one that sums may hold; a number below zero would make them go back."""
-    return count if count and count > 0 else 0
+    return count if count and 0 < count <= _MOST else 0

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import stat
 from collections.abc import Iterator
@@ -292,6 +293,27 @@ def test_a_pipe_with_other_bytes_is_told_where_the_first_ones_are(
     assert sendings(model_process) == 60
 
 
+def test_a_pipe_that_was_interrupted_goes_on_as_it_says(
+    run: RunProcess, model_process: ModelProcess
+) -> None:
+    """Named after the kept input, the failed lines would be in the state, and go with it."""
+    data = run.input.read_bytes() + request_line("bad-1", "400")
+    model_process.set(delay=0.2)
+    run.start(*WIDTH, "-o", "-", source="-", stdin=data)
+    wait_until(lambda: model_process.counts().ended >= 16, within=20)
+    run.signal(signal.SIGINT)
+    told = re.search(r"given in place of '-': (.+)$", run.wait().err, re.MULTILINE)
+    assert told is not None
+    source, *options = shlex.split(told[1])
+    inside = run.run("-o", "-", "--errors", f"{source}.errors.jsonl", source=source)
+    assert "where the run keeps its state" in refusal(inside)
+    ended = run.run(*options, source=source)
+    assert ended.code == 0, ended.err
+    assert sorted(numbers(ended.out)) == list(range(60))
+    assert len(numbers((run.directory / "stdin.errors.jsonl").read_bytes())) == 1
+    assert sendings(model_process) == 61
+
+
 # -- refused
 
 
@@ -342,6 +364,16 @@ def test_a_file_that_appears_meanwhile_is_left_alone_and_nothing_is_sent_again(
     assert run.run().code == 0
     assert len(numbers(run.output.read_bytes())) == 60
     assert sendings(model_process) == 60
+
+
+@pytest.mark.parametrize("where", ["state/answers.jsonl", "state"])
+def test_results_cannot_go_where_the_state_is_removed_in_the_end(
+    run: RunProcess, where: str
+) -> None:
+    (run.directory / "state").mkdir()
+    ended = run.run("--state", "state", "-o", where, "--errors", "errors.jsonl")
+    assert "state" in refusal(ended)
+    assert list((run.directory / "state").iterdir()) == []
 
 
 def test_another_input_for_the_same_output_is_refused_and_begins_anew_when_forced(

@@ -107,6 +107,20 @@ def test_a_reader_that_leaves_is_no_traceback(command: list[str]) -> None:
     assert "Exception" not in batchd.seen
 
 
+def test_answers_that_standard_output_does_not_take_are_one_sentence() -> None:
+    api = FakeApi()
+    get = ("files", "get", "file-out")
+    with (
+        serving(api) as url,
+        Path("/dev/full").open("wb") as full,
+        shell(url, *get, stdout=full.fileno(), terminal=False) as getting,
+    ):
+        assert getting.code() == 1
+        getting.to_the_end()
+    sentence = "standard output cannot be written: No space left on device"
+    assert getting.seen == f"batchd: {sentence}\n"
+
+
 def test_text_for_people_survives_a_plain_locale() -> None:
     api = FakeApi()
     api.add_file("naïve—名.jsonl", b"")
@@ -172,6 +186,20 @@ def test_an_input_that_is_not_valid_is_told_line_by_line(
     done = batchd(daemon.url, "submit", prompts, "--wait")
     assert done.returncode == 1
     assert "line 2: invalid_json_line" in done.stdout
+
+
+def test_names_that_are_not_utf8_are_no_obstacle(daemon: BatchdProcess, prompts: Path) -> None:
+    path = prompts.rename(prompts.with_name("caf\udce9.jsonl"))
+    write_input(path, ["ok"] * 4)
+    done = batchd(daemon.url, "submit", path, "--wait", "--split", "2")
+    assert done.returncode == 0, done.stderr
+    assert len(path.with_name("caf\udce9.output.jsonl").read_text().splitlines()) == 4
+    shown = batchd(daemon.url, "show", "b\udce9")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.startswith("batchd: No batch found with id")
+    after = batchd(daemon.url, "results", done.stdout.split()[0], "--after", "\udce9")
+    assert (after.returncode, after.stdout) == (1, "")
+    assert len(after.stderr.splitlines()) == 1
 
 
 def test_waiting_outlasts_a_killed_daemon(daemon: BatchdProcess, prompts: Path) -> None:

@@ -15,6 +15,7 @@ from batchd.inbox import watch
 from batchd.inbox.folder import Dropped, Folder
 from batchd.model import LOCAL_OWNER, LineError
 from batchd.settings import Duration
+from batchd.store import Transaction
 from batchd.store import inbox as table
 from tests.integration.inbox_door import GOOD, Door, running, until_left
 from tests.support.parts import Parts, opened
@@ -303,8 +304,26 @@ async def test_a_batch_that_could_not_start_is_reported_line_by_line(door: Door)
     assert [error["line"] for error in report["errors"]] == [1, 3]
 
 
-async def test_a_result_file_that_was_deleted_does_not_hold_up_the_rest(
+async def test_results_that_expired_before_they_could_be_delivered_come_back_all_the_same(
     parts: Parts, tmp_path: Path
+) -> None:
+    async with running(parts, tmp_path / "inbox") as door:
+        door.drop("a.toml", b'output_expires_after = "1h"')
+        door.drop("a.jsonl")
+        await door.until_there("done/a.jsonl")
+        [batch] = await door.batches()
+    await door.finish(batch, b"answers\n", b"errors\n")
+    parts.clock.at += 7200
+    await parts.files.remove_expired()
+    async with running(parts, tmp_path / "inbox") as door:
+        await door.until_ended("a")
+    assert (door.path / "outbox/a.output.jsonl").read_bytes() == b"answers\n"
+    assert (door.path / "outbox/a.errors.jsonl").read_bytes() == b"errors\n"
+    assert await parts.files.remove_expired() == 2
+
+
+async def test_a_result_file_that_was_deleted_does_not_hold_up_the_rest(
+    parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(parts, tmp_path / "inbox") as door:
         door.drop("a.jsonl")
@@ -316,12 +335,17 @@ async def test_a_result_file_that_was_deleted_does_not_hold_up_the_rest(
     async with running(parts, tmp_path / "inbox") as door:
         await door.until_ended("a")
     assert door.names("outbox") == ["a.errors.jsonl", "a.status.json"]
+    assert door.status("a")["batchd"]["notes"] == [
+        "a.output.jsonl is not in the outbox: the file was deleted before it could be delivered"
+    ]
+    [said] = [record for record in caplog.records if record.message == "inbox_result_deleted"]
+    assert (vars(said)["batch"], vars(said)["result"]) == (batch.id, "a.output.jsonl")
 
 
 async def test_results_that_are_damaged_wait_until_they_are_restored(
     door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("batchd.inbox.door._REDELIVER", 0.05)
+    monkeypatch.setattr("batchd.inbox.delivery._RETRY", 0.05)
     door.drop("a.jsonl")
     await door.until_there("done/a.jsonl")
     [batch] = await door.batches()
@@ -344,7 +368,7 @@ async def test_results_that_are_damaged_wait_until_they_are_restored(
 async def test_an_outbox_without_room_is_tried_again(
     door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("batchd.inbox.door._REDELIVER", 0.05)
+    monkeypatch.setattr("batchd.inbox.delivery._RETRY", 0.05)
     publish, calls = Folder.publish, 0
 
     def full(*args: Any) -> bool:
@@ -361,6 +385,52 @@ async def test_an_outbox_without_room_is_tried_again(
     await door.finish(batch, b"answers\n")
     await door.until_ended("a")
     assert caplog.text.count("inbox_delivery_waits") == 1
+
+
+async def test_results_are_copied_only_where_they_leave_the_reserve_free(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("batchd.inbox.delivery._RETRY", 0.05)
+    door.drop("a.jsonl")
+    await door.until_there("done/a.jsonl")
+    [batch] = await door.batches()
+
+    def free(_: Path) -> int:
+        return len(b"answers\n") - 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(door.parts.spool.disk, "free", free)
+        await door.finish(batch, b"answers\n")
+        await until(lambda: "inbox_delivery_waits" in caplog.text)
+        assert set(door.names("outbox")) == {"a.status.json"}
+    await door.until_ended("a")
+    assert door.names("outbox") == ["a.output.jsonl", "a.status.json"]
+    assert caplog.text.count("inbox_delivery_waits") == 1
+
+
+async def test_a_delivery_that_failed_is_not_begun_again_at_each_change_of_a_batch(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("batchd.inbox.delivery._RETRY", 1000)
+    tries = 0
+
+    def broken(*_: Any) -> bool:
+        nonlocal tries
+        tries += 1
+        raise OSError(5, "Input/output error")
+
+    for name in ("a", "b"):
+        door.drop(f"{name}.jsonl")
+        await door.until_there(f"done/{name}.jsonl")
+    first, second = await door.batches()
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "publish", broken)
+        await door.finish(first, b"answers\n")
+        await until(lambda: "inbox_delivery_waits" in caplog.text)
+    await door.finish(second, b"answers\n")
+    await door.until_ended("b")
+    assert tries == 1
+    assert door.status("a")["status"] != "completed"
 
 
 # -- crashes
@@ -388,6 +458,31 @@ async def test_a_file_that_is_a_batch_already_is_only_moved(
         door.drop("a.jsonl")
         await door.until_there("done/a.jsonl")
         assert len(await door.batches()) == 2
+
+
+async def test_a_claim_knows_its_files_though_a_reboot_has_renumbered_their_device(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_short(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    async def renumber(tx: Transaction) -> None:
+        for name in ("inbox_claim", "inbox_sidecar"):
+            await tx.execute(f"UPDATE {name} SET device = device + 1")  # noqa: S608 - constants
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batchd.inbox.directories.Directories.move_to_done", cut_short)
+        async with running(parts, tmp_path / "inbox") as door:
+            door.drop("a.toml", b"priority = 2")
+            door.drop("a.jsonl")
+            async with asyncio.timeout(5):
+                while not await door.batches():  # noqa: ASYNC110 - rows ring no bell
+                    await asyncio.sleep(0.005)
+    await parts.database.write(renumber)
+    async with running(parts, tmp_path / "inbox") as door:
+        await door.until_there("done/a.jsonl", "done/a.toml")
+        await until_left(parts)
+        assert len(await door.batches()) == 1
 
 
 async def test_a_claim_whose_original_has_gone_is_closed(

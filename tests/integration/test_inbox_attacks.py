@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from batchd.config import BatchesConfig
 from batchd.files import Files
-from batchd.inbox.directories import Directories, Leaving, Listing
+from batchd.inbox import sidecar
+from batchd.inbox.directories import Directories, Leaving
 from batchd.inbox.folder import Folder
+from batchd.inbox.listing import Listing
 from batchd.inbox.settling import Seen
-from batchd.model import FileRecord
+from batchd.model import LOCAL_OWNER, BatchRecord, FileRecord
 from batchd.store import inbox as table
 from tests.integration.inbox_door import GOOD, Door, running, until_left
 from tests.support.parts import Parts, opened
@@ -216,7 +219,7 @@ async def test_a_file_renamed_just_before_it_is_moved_is_no_second_batch(
 async def test_more_names_than_are_remembered_are_taken_in_turn_and_said_once(
     parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("batchd.inbox.directories._MOST_OF_USER", 2)
+    monkeypatch.setattr("batchd.inbox.listing._MOST_OF_USER", 2)
     (tmp_path / "inbox").mkdir()
     for name in "abcdef":
         (tmp_path / "inbox" / f"{name}.jsonl").write_bytes(GOOD)
@@ -260,3 +263,69 @@ async def test_an_inbox_whose_group_can_move_our_directories_is_warned_of(
         door.drop("a.jsonl")
         await door.until_there("done/a.jsonl")
     assert caplog.text.count("inbox_not_sticky") == 1
+
+
+async def test_a_look_takes_no_more_bytes_than_may_keep_others_waiting(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever drops many large files has the inbox to themselves until all are copied."""
+    listing, looks = Directories.listing, 0
+
+    def counted(directories: Directories) -> Listing:
+        nonlocal looks
+        looks += 1
+        return listing(directories)
+
+    monkeypatch.setattr("batchd.inbox.intake._BYTES_PER_LOOK", 2 * len(GOOD))
+    monkeypatch.setattr(Directories, "listing", counted)
+    (tmp_path / "inbox").mkdir()
+    for number in range(16):
+        (tmp_path / "inbox" / f"{number}.jsonl").write_bytes(GOOD)
+    async with running(parts, tmp_path / "inbox") as door:
+        await door.until_there(*(f"done/{number}.jsonl" for number in range(16)))
+    assert looks >= 8
+
+
+# -- what nobody foresaw
+
+
+async def test_what_nobody_foresaw_of_one_file_keeps_no_other_from_being_taken(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options, tries = sidecar.options, 0
+
+    def break_down(name: str, text: bytes, rules: BatchesConfig) -> sidecar.Options:
+        nonlocal tries
+        if b"odd" in text:
+            tries += 1
+            raise LookupError
+        return options(name, text, rules)
+
+    monkeypatch.setattr(sidecar, "options", break_down)
+    (door.path / "a.toml").write_bytes(b"# odd")
+    door.drop("a.jsonl")
+    await until(lambda: tries > 0)
+    door.drop("b.jsonl")
+    await door.until_there("done/b.jsonl")
+    (door.path / "a.toml").write_bytes(b"")
+    os.utime(door.path / "a.jsonl", (1, 1))  # a change has it tried again
+    await door.until_there("done/a.jsonl")
+    assert tries == 1
+    [said] = [record for record in caplog.records if record.message == "inbox_failed"]
+    assert vars(said)["file"] == "a.jsonl"
+    assert said.exc_info is not None
+
+
+async def test_what_nobody_foresaw_leaves_no_copy_behind(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def break_down(*_: object, **__: object) -> BatchRecord:
+        raise LookupError
+
+    monkeypatch.setattr(door.parts.batches, "create", break_down)
+    door.drop("a.jsonl")
+    await until(lambda: "inbox_failed" in caplog.text)
+    found, _ = await door.parts.files.page(
+        LOCAL_OWNER, purpose=None, after=None, limit=9, ascending=True
+    )
+    assert found == []

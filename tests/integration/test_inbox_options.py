@@ -108,6 +108,17 @@ async def test_a_second_pair_of_the_same_name_is_numbered_alike(door: Door) -> N
         (b"metadata.at = 2020-01-01", "metadata.at", "but got something else"),
         (b'output_expires_after = "soon"', "output_expires_after", "'soon' is not a duration"),
         (b"output_expires_after = inf", "output_expires_after", "inf is not a duration"),
+        (
+            b'output_expires_after = "' + b"9" * 400 + b'd"',
+            "output_expires_after",
+            "is not a duration",
+        ),
+        (
+            b"output_expires_after = 0x" + b"f" * 30000,
+            "output_expires_after",
+            "output_expires_after is a number of more than 64 bits",
+        ),
+        (b"priority = 0x" + b"f" * 30000, "priority", "priority is a number of more than 64 bits"),
         (b"output_expires_after = 60", "output_expires_after.seconds", "a value >= 3600"),
         (b'output_expires_after = "31d"', "output_expires_after.seconds", "a value <= 2592000"),
         (b"priority 3", None, "a.toml: not valid TOML: Expected '='"),

@@ -58,3 +58,13 @@ def test_an_input_that_is_not_valid_leaves_nothing(
     assert told[1].startswith("line 2: duplicate_custom_id: ")
     assert list(prompts.parent.glob("prompts*")) == [prompts]
     assert model_process.events == []
+
+
+def test_a_name_that_is_not_utf8_is_no_obstacle(
+    model_process: ModelProcess, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = prompts.rename(prompts.with_name("caf\udce9.jsonl"))
+    assert main(["run", str(path), "--backend", model_process.base_url]) == 0
+    assert "30 of 31 lines answered, 1 failed" in capsys.readouterr().out
+    assert len(path.with_name("caf\udce9.output.jsonl").read_bytes().splitlines()) == 30
+    assert len(path.with_name("caf\udce9.errors.jsonl").read_bytes().splitlines()) == 1

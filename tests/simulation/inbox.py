@@ -125,7 +125,7 @@ class SimInbox:
         for suffix, file_id in ((OUTPUT, batch.output_file_id), (ERRORS, batch.error_file_id)):
             if file_id is not None:
                 with contextlib.suppress(NotFound):
-                    _, path = await self._files.find_bytes(batch.owner, file_id)
+                    _, path = await self._files.find_kept_bytes(batch.owner, file_id)
                     results[suffix] = self._world.disk.files[path]
         await self._disk.run(self._publish, claim.stem, results)
         now = int(self._world.faults.now())

@@ -21,6 +21,7 @@ LONGEST_FUNCTION = 60
 # names what it expects, or cleans up and raises again.
 BROAD_HANDLERS: dict[str, int] = {
     "batchd/engine/validator.py": 1,  # no input may end the daemon
+    "batchd/inbox/intake.py": 1,  # no dropped file may end the daemon
     "batchd/backends/load.py": 1,  # a look at a server's load must not end what works
     "batchd/upkeep/scrubber.py": 1,  # a look at damage must not end what works
     "batchd/writer.py": 2,  # a writer thread must not die unheard

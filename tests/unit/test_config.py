@@ -50,6 +50,12 @@ def refusal(text: str) -> str:
         ("[storage]\nmemory = 0", "memory"),
         ("[[backends]]", "base_url"),
         ("[[backends]]\nbase_url = 'localhost:8000'", "base_url"),
+        ("[[backends]]\nbase_url = 'http://gpu/v1?version=2'", "base_url must not hold a query"),
+        ("[[backends]]\nbase_url = 'http://gpu:80000/v1'", "base_url names 'gpu:80000'"),
+        ("[[backends]]\nbase_url = 'http://gpu:8000v1/'", "base_url names 'gpu:8000v1'"),
+        ("[[backends]]\nbase_url = 'http://a..b/v1'", "base_url names 'a..b'"),
+        (BACKEND + "load_url = 'http://gpu:80000/load'", "load_url names 'gpu:80000'"),
+        (BACKEND + "load_url = 'gpu:8000/load'", "load_url must be 'auto' or start with http"),
         (BACKEND + "max_inflight = 3", "max_inflight"),
         (BACKEND + "max_in_flight = 0", "max_in_flight"),
         (BACKEND + "requests_per_minute = -1", "requests_per_minute"),
@@ -97,6 +103,14 @@ def test_a_fault_names_its_setting(text: str, named: str) -> None:
     assert sentence.startswith("config.toml: ")
     assert named in sentence
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("key", ["base_url", "load_url"])
+def test_a_password_in_a_url_that_is_refused_is_not_shown(key: str) -> None:
+    other = "" if key == "base_url" else 'base_url = "http://gpu/v1"\n'
+    sentence = refusal(f'[[backends]]\n{other}{key} = "http://me:secret@gpu:80000/v1"')
+    assert key in sentence
+    assert "secret" not in sentence
 
 
 def test_what_is_not_toml_is_said_with_its_place() -> None:
@@ -177,5 +191,9 @@ def test_who_is_not_root_keeps_state_at_home(
     chosen = tmp_path / "config.toml"
     chosen.write_text("[storage]\ndirectory = '/elsewhere'")
     assert load(chosen, env).storage.directory == Path("/elsewhere")
+    chosen.write_text(f"[storage]\ndirectory = '{config.SYSTEM_DIRECTORY}'")
+    assert load(chosen, env).storage.directory == config.SYSTEM_DIRECTORY
+    chosen.write_text("[storage]\nreserve = 0")
+    assert load(chosen, env).storage.directory == directory
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert load(None, env).storage.directory == config.SYSTEM_DIRECTORY

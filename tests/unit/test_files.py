@@ -226,10 +226,9 @@ async def test_a_file_that_goes_while_its_bytes_are_looked_for_is_no_damage(
 
 async def test_bytes_are_an_orphan_until_a_live_row_names_them(files: Files) -> None:
     record = await create(files, b"{}")
-    assert not await files.is_orphan(record.id)
+    assert [name async for name in files.orphans([record.id, UNKNOWN])] == [UNKNOWN]
     await files.delete("local", record.id)
-    assert await files.is_orphan(record.id)
-    assert await files.is_orphan(UNKNOWN)
+    assert [name async for name in files.orphans([record.id])] == [record.id]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The parts of the inbox: what is complete, what is refused, and that nothing is overwritten."""
 
+import asyncio
 import errno
 import json
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,13 +17,16 @@ from batchd.errors import ConfigError, InvalidRequest, TooLarge
 from batchd.inbox import refusals
 from batchd.inbox.directories import Directories, Leaving
 from batchd.inbox.folder import Folder
+from batchd.inbox.numbering import numbered_from_free
 from batchd.inbox.refusals import Refused
 from batchd.inbox.settling import Arrival, Seen, Settling, Told
 from batchd.inbox.shares import Shares, mark_of_user
 from batchd.inbox.statuses import status
+from batchd.inbox.watch import listen, watching
 from batchd.model import BatchRecord, InboxClaim, LineError
 from batchd.states import BatchStatus
 from batchd.store.inbox import Share
+from tests.support.waiting import until
 
 SEEN = Seen(
     name="a.jsonl",
@@ -142,6 +147,19 @@ def test_an_event_during_a_look_is_for_the_next_one() -> None:
     assert settling.take_told() == {"a.jsonl": Told.MOVED}
 
 
+def test_only_so_many_names_are_remembered_until_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("batchd.inbox.settling._MOST_TOLD", 2)
+    settling = Settling(2, 60)
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        settling.tell(name, Told.CLOSED)
+    settling.tell("b.jsonl", Told.MOVED)
+    assert settling.take_told() == {"a.jsonl": Told.CLOSED, "b.jsonl": Told.MOVED}
+    settling.tell("c.jsonl", Told.MOVED)
+    assert settling.take_told() == {"c.jsonl": Told.MOVED}
+
+
 def test_a_name_that_has_gone_is_forgotten() -> None:
     settling = Settling(2, 60)
     settling.look(LISTING, {}, 100)
@@ -158,6 +176,22 @@ def test_users_take_turns() -> None:
         settling.look(listing, {}, 100 + at)
     found = settling.look(listing, {}, 200)
     assert [arrival.seen.name for arrival in found] == ["a", "d", "b", "e", "c"]
+
+
+def test_whoever_had_a_turn_is_behind_the_others_at_the_next_look() -> None:
+    settling = Settling(2, 60)
+    uids = {"a": 1, "b": 1, "c": 1, "d": 2, "e": 3}
+    listing = {
+        name: msgspec.structs.replace(SEEN, name=name, uid=uid) for name, uid in uids.items()
+    }
+    settling.look(listing, {}, 100)
+    turns: list[str] = []
+    for at in range(5):
+        arrival = settling.look(listing, {}, 200 + at)[0]
+        settling.served(arrival.seen.uid)
+        turns.append(arrival.seen.name)
+        del listing[arrival.seen.name]
+    assert turns == ["a", "d", "e", "b", "c"]
 
 
 def test_what_was_put_off_may_be_resumed() -> None:
@@ -182,6 +216,50 @@ def test_what_was_put_off_may_be_resumed() -> None:
 def test_the_identity_of_any_file_fits_into_sqlites_integers(number: int, kept: int) -> None:
     seen = msgspec.structs.replace(SEEN, device=number, inode=number, mtime_ns=number)
     assert seen.identity == (kept, kept, kept, 3)
+
+
+# -- hearing
+
+
+async def test_of_names_that_can_be_no_dropped_files_nothing_is_told(
+    folder: Folder, tmp_path: Path
+) -> None:
+    told: dict[str, Told] = {}
+    rings = 0
+
+    def ring() -> None:
+        nonlocal rings
+        rings += 1
+
+    with watching(folder) as inotify:
+        listener = asyncio.create_task(listen(inotify, told.__setitem__, ring))
+        for name in (".a.jsonl", "a.tmp", "a.toml", "done", "a.jsonl"):
+            (tmp_path / name).write_bytes(b"")
+        await until(lambda: "a.jsonl" in told)
+        listener.cancel()
+    assert told == {"a.jsonl": Told.CLOSED}
+    assert rings > 0
+
+
+async def test_whoever_renames_without_end_does_not_have_the_loop_to_themselves(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.inbox.watch._BURST", 10)
+    monkeypatch.setattr("batchd.inbox.watch._PAUSE", 1000)
+    told: list[str] = []
+    with watching(folder) as inotify:
+        file = tmp_path / "0"
+        file.touch()
+        for number in range(1, 50):
+            file = file.rename(tmp_path / str(number))
+        listener = asyncio.create_task(
+            listen(inotify, lambda name, _: told.append(name), lambda: None)
+        )
+        await until(lambda: len(told) > 0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        listener.cancel()
+    assert 0 < len(told) <= 10
 
 
 # -- shares
@@ -445,9 +523,58 @@ def test_a_directory_is_reported_once_and_left(directories: Directories, path: P
     assert (path / "folder").is_dir()
 
 
+@pytest.mark.parametrize("taken", [0, 1, 2, 3, 7, 8, 1000, 1_000_000])
+def test_the_next_number_of_a_name_is_found_with_few_questions(taken: int) -> None:
+    asked: list[int] = []
+
+    def is_free(name: str) -> bool:
+        number = int(name.removeprefix("a").removeprefix(".") or 1)
+        asked.append(number)
+        return number > taken
+
+    found = numbered_from_free("a", is_free)
+    wanted = [f"a.{number}" if number > 1 else "a" for number in range(taken + 1, taken + 4)]
+    assert [next(found) for _ in range(3)] == wanted
+    assert len(asked) <= 2 * taken.bit_length() + 2
+
+
+@pytest.mark.parametrize("kind", ["done", "rejected", "report", "outbox"])
+def test_a_name_that_always_comes_again_does_not_take_longer_each_time(
+    directories: Directories, path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for number in range(1, 500):
+        stem = "a" if number == 1 else f"a.{number}"
+        (path / "done" / f"{stem}.jsonl").touch()
+        (path / "rejected" / f"{stem}.jsonl").touch()
+        (path / "rejected" / f"{stem}.error.json").write_text("another")
+        (path / "outbox" / f"{stem}.status.json").touch()
+    seen = drop(directories, path, "a.jsonl", "new")
+    look, looks = Folder.look, 0
+
+    def counted(folder: Folder, name: str) -> Seen | None:
+        nonlocal looks
+        looks += 1
+        return look(folder, name)
+
+    monkeypatch.setattr(Folder, "look", counted)
+    match kind:
+        case "done":
+            directories.move_to_done(leaving(seen))
+            assert (path / "done" / "a.500.jsonl").read_text() == "new"
+        case "rejected":
+            directories.reject(seen, "a.jsonl", b"why")
+            assert (path / "rejected" / "a.500.error.json").read_text() == "why"
+        case "report":
+            directories.report("a", b"why")
+            assert (path / "rejected" / "a.500.error.json").read_text() == "why"
+        case _:
+            assert directories.outbox.free_stem("a", {"a.500", "a.501"}) == "a.502"
+    assert looks < 100
+
+
 def delivered(directories: Directories, claimed: str, results: dict[str, bytes]) -> str:
     claim = msgspec.structs.replace(CLAIM, stem=claimed)
-    return directories.deliver(claim, results, STATUS)
+    return directories.deliver(claim, results, STATUS, lambda _place, _more: None)
 
 
 def test_results_of_one_batch_have_one_stem(directories: Directories, path: Path) -> None:
@@ -556,6 +683,16 @@ def test_a_move_cut_short_is_completed_beside_the_sidecar(
     assert (path / "done" / "a.2.jsonl").read_text() == "requests"
 
 
+def test_a_move_cut_short_is_completed_beside_the_sidecar_on_a_renumbered_device(
+    directories: Directories, path: Path
+) -> None:
+    original, sidecar = pair(directories, path)
+    directories.move_to_done(leaving(None, sidecar))
+    renumbered = (sidecar.device + 1, *sidecar.identity[1:])
+    directories.move_to_done(Leaving(stem="a", original=original, sidecar_identity=renumbered))
+    assert names(path / "done") == ["a.jsonl", "a.toml"]
+
+
 def test_a_sidecar_that_came_later_stays(directories: Directories, path: Path) -> None:
     original, sidecar = pair(directories, path)
     (path / "new").write_text("later")
@@ -649,7 +786,7 @@ def test_a_listing_during_which_a_file_is_renamed_is_not_complete(
 def test_of_each_user_only_so_many_names_are_remembered(
     directories: Directories, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchd.inbox.directories._MOST_OF_USER", 2)
+    monkeypatch.setattr("batchd.inbox.listing._MOST_OF_USER", 2)
     for name in ("a", "b"):
         (path / name).touch()
     assert directories.listing().is_complete
@@ -658,6 +795,48 @@ def test_of_each_user_only_so_many_names_are_remembered(
     assert len(listing.seen) == 2
     assert listing.crowded == {os.geteuid()}
     assert not listing.is_complete
+
+
+def test_of_many_users_as_many_names_are_remembered_as_of_one_that_has_few(
+    directories: Directories, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the uids of a container has many users."""
+    look = Folder.look
+
+    def of_users(folder: Folder, name: str) -> Seen | None:
+        seen = look(folder, name)
+        uid, _, _ = name.partition("-")
+        return msgspec.structs.replace(seen, uid=int(uid)) if seen and uid.isdigit() else seen
+
+    monkeypatch.setattr(Folder, "look", of_users)
+    monkeypatch.setattr("batchd.inbox.listing._MOST", 20)
+    for uid in range(1, 5):
+        for number in range(10):
+            (path / f"{uid}-{number}").touch()
+    (path / "9-0").touch()
+    listing = directories.listing()
+    found = Counter(seen.uid for seen in listing.seen.values())
+    assert found == {1: 4, 2: 4, 3: 4, 4: 4, 9: 1}
+    assert listing.crowded == {1, 2, 3, 4}
+    assert not listing.is_complete
+
+
+def test_of_more_users_than_there_is_room_for_some_wait(
+    directories: Directories, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Folder.look
+
+    def of_users(folder: Folder, name: str) -> Seen | None:
+        seen = look(folder, name)
+        return msgspec.structs.replace(seen, uid=int(name)) if seen and name.isdigit() else seen
+
+    monkeypatch.setattr(Folder, "look", of_users)
+    monkeypatch.setattr("batchd.inbox.listing._MOST", 3)
+    for uid in range(8):
+        (path / str(uid)).touch()
+    listing = directories.listing()
+    assert len(listing.seen) == 3
+    assert listing.crowded == set(range(8)) - {seen.uid for seen in listing.seen.values()}
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,62 @@ def test_result_files_do_not_grow_in_the_room_that_the_ballast_freed(
     assert size_of_ballast(tmp_path) == BALLAST
 
 
+@pytest.mark.parametrize("left", [0, 100_000])
+def test_a_restart_knows_that_the_ballast_was_given_up(
+    disk: SmallDisk, room: Room, tmp_path: Path, left: int
+) -> None:
+    disk.leave(left)
+    assert room.give_up_ballast()
+    again = prepared(disk)
+    for free in (BALLAST, RESERVE, RESERVE + BALLAST):
+        disk.leave(free)
+        again.look()
+        assert not again.is_for_ledgers()
+    disk.leave(RESERVE + BALLAST + 1)
+    again.look()
+    assert again.is_for_ledgers()
+    disk.leave(RESERVE)
+    assert prepared(disk).is_for_ledgers(), "it is back"
+    assert names(tmp_path) == ["ballast"]
+
+
+def test_a_ballast_that_was_about_to_be_given_up_and_is_there_is_there(
+    disk: SmallDisk, tmp_path: Path
+) -> None:
+    prepared(disk)
+    (tmp_path / "ballast.given-up").touch()
+    disk.leave(RESERVE)
+    assert prepared(disk).is_for_ledgers()
+    assert names(tmp_path) == ["ballast"]
+
+
+def test_without_a_ballast_none_is_waited_for(disk: SmallDisk, room: Room, tmp_path: Path) -> None:
+    disk.leave(0)
+    room.give_up_ballast()
+    disk.leave(RESERVE)
+    assert prepared(disk, ballast=0).is_for_ledgers()
+    assert names(tmp_path) == []
+
+
+class NoNewName(SmallDisk):
+    """Has no room for one more name while it is full."""
+
+    def open_append(self, path: Path) -> int:
+        if self.free(self.directory) < BALLAST:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().open_append(path)
+
+
+def test_word_of_a_ballast_given_up_is_left_as_soon_as_there_is_room_for_it(
+    tmp_path: Path,
+) -> None:
+    disk = NoNewName(tmp_path)
+    room = prepared(disk)
+    disk.leave(0)
+    assert room.give_up_ballast()
+    assert not prepared(disk).is_for_ledgers()
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_a_ballast_that_cannot_be_made_keeps_no_pause_going(
     disk: SmallDisk, room: Room, said: Callable[[], list[str]], number: int
@@ -166,7 +222,7 @@ def test_a_ballast_that_cannot_be_made_keeps_no_pause_going(
         room.look()
         assert not room.is_full
         assert room.is_for_ledgers()
-        assert names(disk.directory) == []
+        assert names(disk.directory) == ["ballast.given-up"]
     assert said().count("ballast_not_there") == (1 if number == errno.EIO else 0)
     disk.fails = None
     room.look()
@@ -189,7 +245,7 @@ def test_with_hardly_any_room_the_ballast_goes_before_anything_is_opened(
     assert not room.is_full
     disk.leave(100_000)
     assert prepared(disk).is_full
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["ballast.given-up"]
 
 
 def test_with_some_room_left_the_ballast_stays(disk: SmallDisk, room: Room, tmp_path: Path) -> None:
@@ -261,6 +317,23 @@ def test_what_comes_in_must_leave_the_reserve_alone(disk: SmallDisk, room: Room)
     room.note_full()
     with pytest.raises(NoRoom):
         room.check()
+
+
+def test_what_is_copied_elsewhere_on_the_disk_must_leave_the_reserve_alone(
+    disk: SmallDisk, room: Room, tmp_path: Path
+) -> None:
+    disk.leave(RESERVE + 1000)
+    room.check_at(tmp_path.parent, 1000)
+    with pytest.raises(NoRoom):
+        room.check_at(tmp_path.parent, 1001)
+
+
+def test_what_is_copied_to_another_disk_must_fit_there(disk: SmallDisk, room: Room) -> None:
+    disk.leave(0)
+    elsewhere = Path("/proc")  # a filesystem of its own, without any room
+    room.check_at(elsewhere, 0)
+    with pytest.raises(OSError, match="No space left"):
+        room.check_at(elsewhere, 1)
 
 
 async def test_it_is_looked_at_until_told_to_stop(

@@ -32,7 +32,24 @@ def test_durations(value: object, seconds: float) -> None:
     assert Duration.parse(value) == seconds
 
 
-@pytest.mark.parametrize("value", [-1, math.inf, math.nan, 1e12, "", "10", "-1s", "1w", None, True])
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        math.inf,
+        math.nan,
+        1e12,
+        "",
+        "10",
+        "-1s",
+        "1w",
+        "9" * 400 + "d",
+        "9" * 400 + "ms",
+        "1000000000000s",
+        None,
+        True,
+    ],
+)
 def test_what_is_no_duration(value: object) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         Duration.parse(value)
@@ -46,7 +63,21 @@ def test_sizes(value: object, size: int) -> None:
     assert Size.parse(value) == size
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, "", "10", "1TB", None, True])
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        1.5,
+        1 << 60,
+        "",
+        "10",
+        "1TB",
+        "9" * 400 + "B",
+        "9" * 20 + "GiB",
+        None,
+        True,
+    ],
+)
 def test_what_is_no_size(value: object) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         Size.parse(value)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ from batchd.bell import Bell
 from batchd.closing import Closing
 from batchd.disk import Disk
 from batchd.errors import NoRoom, NotFound
-from batchd.model import Counts, Usage
+from batchd.model import BatchRecord, Counts, InboxClaim, Usage
 from batchd.spool import Spool
 from batchd.states import BatchStatus, Event
+from batchd.store import inbox as table
 from batchd.sweeper import Sweeper
 from tests.support.fakes import START
 from tests.support.parts import WINDOW, Parts, opened, requests
@@ -45,6 +46,17 @@ class Sweeping:
         os.utime(path, (at, at))
         os.utime(path.parent, (at, at))
         return path
+
+
+async def end(parts: Parts, record: BatchRecord) -> None:
+    closing = Closing(counts=Counts(1, 1), usage=Usage(), output_bytes=1, error_bytes=0)
+    assert await parts.batches.finished(record.id, Event.PUBLISHED, closing)
+
+
+def claim(batch_id: str) -> InboxClaim:
+    return InboxClaim(
+        device=1, inode=2, mtime_ns=3, size=4, uid=0, name="a.jsonl", stem="a", batch_id=batch_id
+    )
 
 
 @pytest.fixture
@@ -110,8 +122,7 @@ async def test_what_a_backup_kept_from_being_removed_goes_with_a_later_sweep(
     await it.parts.files.delete("local", deleted.id)
     it.parts.clock.at += 1
     await it.parts.batches.advance(ended.id, Event.LINES_DONE)
-    closing = Closing(counts=Counts(1, 1), usage=Usage(), output_bytes=1, error_bytes=0)
-    await it.parts.batches.finished(ended.id, Event.PUBLISHED, closing)
+    await end(it.parts, ended)
     kept = [spool.file(deleted.id), spool.file(expired.id), spool.input(ended.id)]
     for path in kept:
         it.put(path)
@@ -151,29 +162,67 @@ async def test_what_somebody_owns_stays_however_old(it: Sweeping) -> None:
 async def test_a_batch_that_ends_during_the_sweep_keeps_its_files(
     it: Sweeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its ledger becomes a file between the sweeper's two looks at the name."""
+    """Its ledger becomes a file between the look at the names and that at the rows."""
     record = await it.parts.running(requests("a"))
     await it.parts.batches.advance(record.id, Event.LINES_DONE)
     path = it.put(it.parts.spool.file(str(record.output_file_id)))
-    closing = Closing(counts=Counts(1, 1), usage=Usage(), output_bytes=1, error_bytes=0)
-    is_orphan, owns_file = it.parts.files.is_orphan, it.parts.batches.owns_file
+    orphans = it.parts.files.orphans
 
-    async def then_end(name: str, answer: bool) -> bool:
-        if name == path.name:
-            await it.parts.batches.finished(record.id, Event.PUBLISHED, closing)
-        return answer
+    async def late(names: Sequence[str]) -> AsyncGenerator[str]:
+        await end(it.parts, record)
+        async for name in orphans(names):
+            yield name
 
-    async def slow_is_orphan(name: str) -> bool:
-        return await then_end(name, await is_orphan(name))
-
-    async def slow_owns_file(name: str) -> bool:
-        return await then_end(name, await owns_file(name))
-
-    monkeypatch.setattr(it.parts.files, "is_orphan", slow_is_orphan)
-    monkeypatch.setattr(it.parts.batches, "owns_file", slow_owns_file)
+    monkeypatch.setattr(it.parts.files, "orphans", late)
     await it.sweeper.sweep()
     assert (await it.parts.row(record.id)).status is BatchStatus.COMPLETED
     assert path.exists()
+
+
+async def test_more_names_than_are_asked_for_at_once_are_told_apart(
+    it: Sweeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.files._ASKED_AT_ONCE", 2)
+    kept = [it.put(it.parts.spool.file((await it.parts.upload(b"{}\n")).id)) for _ in range(3)]
+    names = [f"file-{number:022}" for number in range(4)] + [os.fsdecode(b"\xff"), "a'b"]
+    gone = [it.put(it.parts.spool.file(name)) for name in names]
+    await it.sweeper.sweep()
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in gone)
+
+
+async def test_results_that_are_still_to_be_delivered_do_not_expire(it: Sweeping) -> None:
+    record = await it.parts.running(requests("a"))
+    await it.parts.database.write(lambda tx: table.insert(tx, claim(record.id)))
+    await it.parts.batches.advance(record.id, Event.LINES_DONE)
+    file_id = str(record.output_file_id)
+    path = it.put(it.parts.spool.file(file_id))
+    await end(it.parts, record)
+    it.parts.clock.at += 3600
+    await it.sweeper.sweep()
+    assert path.exists()
+    _, found = await it.parts.files.find_kept_bytes("local", file_id)
+    assert found == path
+    with pytest.raises(NotFound):
+        await it.parts.files.find_bytes("local", file_id)
+    await it.parts.database.write(lambda tx: table.delivered(tx, record.id, 1))
+    await it.sweeper.sweep()
+    assert not path.exists()
+
+
+async def test_a_start_that_finds_files_expired_waits_until_the_clock_has_been_steady(
+    it: Sweeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweeper = Sweeping(it.parts, sweep_every=0.5).sweeper
+    file = await it.parts.upload(b"{}\n", expires_after=3600)
+    it.parts.clock.at += 3600
+    assert 0 < await sweeper.look() < 0.501
+    assert it.parts.spool.file(file.id).exists()
+    assert [entry.message for entry in caplog.records] == ["overdue_at_start"]
+    steady = asyncio.get_running_loop().time() + 0.5
+    await until(lambda: asyncio.get_running_loop().time() > steady)
+    await sweeper.look()
+    assert not it.parts.spool.file(file.id).exists()
 
 
 async def test_windows_close_when_they_end(it: Sweeping, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,19 @@
 """What is downloaded: the bytes as they came, and what a download says of itself (contract 2)."""
 
-import pytest
+import errno
+import os
+from pathlib import Path
+from typing import Any, cast
 
+import pytest
+from aiohttp import ClientPayloadError
+
+from batchd.model import FileRecord
 from tests.integration.api.harness import Api, refused
 from tests.integration.api.multipart import PURPOSE, field, form
+from tests.support.bad_sectors import SECTOR, bad_file
+
+LONG_AGO = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 @pytest.mark.parametrize("accept", ["application/binary", "application/json", "*/*"])
@@ -42,11 +52,112 @@ async def test_a_part_of_the_content_can_be_asked_for(
     assert answer.body == body
 
 
-@pytest.mark.parametrize("asked", ["bytes=10-", "bytes=9-3", "lines=1-2"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "lines=1-2",
+        "items=0-",
+        "bytes=0-1,5-6",
+        "bytes=0-1, 20-",
+        "bytes=-0",
+        "bytes=-",
+        "bytes=x",
+        "bytes",
+        "",
+    ],
+)
+async def test_a_range_that_is_not_one_of_bytes_is_ignored(api: Api, asked: str) -> None:
+    path = f"/v1/files/{await api.file_id(b'0123456789', purpose='user_data')}/content"
+    answer = await api.ask("GET", path, headers={"Range": asked, "X-Name": "Zo\u00eb"})
+    assert (answer.status, answer.body) == (200, b"0123456789")
+    assert "Content-Range" not in answer.headers
+    unchanged = {"Range": asked, "If-None-Match": answer.headers["ETag"]}
+    async with api.client.session.get(f"{api.url}{path}", headers=unchanged) as response:
+        assert (response.status, await response.read()) == (304, b"")
+
+
+@pytest.mark.parametrize("asked", ["bytes=10-", "bytes=9-3", "BYTES=10-10", f"bytes={'9' * 5000}-"])
 async def test_a_part_that_there_is_not_is_refused(api: Api, asked: str) -> None:
     path = f"/v1/files/{await api.file_id(b'0123456789', purpose='user_data')}/content"
     answer = await api.ask("GET", path, headers={"Range": asked})
-    refused(answer, 416, f"Invalid 'Range': '{asked}' is not a range of a file of 10 bytes.")
+    message = f"Invalid 'Range': '{asked[:64]}' is not a range of a file of 10 bytes."
+    refused(answer, 416, message)
+    # It counts as the file is still the same, and does not if it is not.
+    for instant, status in (("Fri, 01 Jan 2100 00:00:00 GMT", 416), (LONG_AGO, 200)):
+        headers = {"Range": asked, "If-Range": instant}
+        assert (await api.ask("GET", path, headers=headers)).status == status
+
+
+async def test_an_empty_file_has_no_part(api: Api) -> None:
+    path = f"/v1/files/{await api.file_id(b'', purpose='user_data')}/content"
+    answer = await api.ask("GET", path, headers={"Range": "bytes=-5"})
+    refused(answer, 416, "Invalid 'Range': 'bytes=-5' is not a range of a file of 0 bytes.")
+    assert (await api.get(path)).body == b""
+
+
+@pytest.mark.parametrize(
+    "condition", [{"If-Match": '"another"'}, {"If-Unmodified-Since": LONG_AGO}]
+)
+async def test_a_file_that_is_not_as_the_client_wants_it_is_refused(
+    api: Api, condition: dict[str, str]
+) -> None:
+    path = f"/v1/files/{await api.file_id()}/content"
+    answer = await api.ask("GET", path, headers=condition)
+    message = "The file is not as the request's If-Match or If-Unmodified-Since wants it."
+    refused(answer, 412, message)
+    tag = (await api.get(path)).headers["ETag"]
+    assert (await api.ask("GET", path, headers={"If-Match": tag})).body == b"{}\n"
+
+
+async def test_a_look_at_the_headers_tells_the_size(api: Api) -> None:
+    path = f"/v1/files/{await api.file_id(b'{}' * 500, purpose='user_data')}/content"
+    answer = await api.ask("HEAD", path)
+    assert (answer.status, answer.headers["Content-Length"], answer.body) == (200, "1000", b"")
+    assert (await api.get(path)).body == b"{}" * 500
+
+
+async def test_a_file_that_is_deleted_as_it_is_opened_is_gone(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = await api.file_id()
+    find_bytes = api.files.find_bytes
+
+    async def deleted(owner: str, file_id: str) -> tuple[FileRecord, Path]:
+        found = await find_bytes(owner, file_id)
+        await api.files.delete(owner, file_id)
+        return found
+
+    monkeypatch.setattr(api.files, "find_bytes", deleted)
+    answer = await api.get(f"/v1/files/{file_id}/content")
+    refused(answer, 404, f"No such File object: {file_id}", param="id")
+
+
+async def test_a_file_that_cannot_be_opened_is_no_file_that_is_gone(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = await api.file_id()
+    path = api.spool.file(file_id)
+
+    def fail(number: int) -> None:
+        opened: Any = Path.open
+
+        def open_(self: Path, *args: Any, **kwargs: Any) -> Any:
+            if self == path:
+                raise OSError(number, os.strerror(number))
+            return opened(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "open", open_)
+
+    fail(errno.EIO)
+    answer = await api.get(f"/v1/files/{file_id}/content")
+    message = (
+        f"File {file_id} cannot be read (Input/output error): run `batchd fsck` where batchd runs."
+    )
+    refused(answer, 500, message, code="file_corrupt", kind="server_error")
+    fail(errno.EMFILE)
+    answer = await api.get(f"/v1/files/{file_id}/content")
+    message = "batchd failed to handle this request; its log says why."
+    refused(answer, 500, message, kind="server_error")
 
 
 @pytest.mark.parametrize(
@@ -115,3 +226,21 @@ async def test_a_file_whose_bytes_are_damaged_is_an_error_that_says_what_to_do(
     assert (await api.ask("DELETE", f"/v1/files/{file_id}")).status == 200
     gone = await api.get(f"/v1/files/{file_id}/content")
     refused(gone, 404, f"No such File object: {file_id}", param="id")
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_breaks_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = b"x" * (200 * SECTOR)
+    file_id = await api.file_id(content, purpose="user_data")
+    path, opened = api.spool.file(file_id), cast("Any", Path.open)
+
+    def open_(self: Path, *args: Any, **kwargs: Any) -> Any:
+        return bad_file(content, {150}) if self == path else opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_)
+    async with api.client.session.get(f"{api.url}/v1/files/{file_id}/content") as response:
+        assert response.status == 200
+        with pytest.raises(ClientPayloadError):
+            await response.read()
+    assert [entry.message for entry in caplog.records] == ["results_broken_off"]

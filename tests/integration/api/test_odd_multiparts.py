@@ -1,11 +1,13 @@
 """Uploads that no sound client sends: each gets a 400 in the envelope and leaves nothing behind."""
 
 import asyncio
+import itertools
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from batchd.api.parts import UPLOADS
 from batchd.config import ServerConfig
 from batchd.settings import Duration
 from tests.integration.api.harness import Api, Setup, refused
@@ -165,6 +167,34 @@ async def test_an_upload_that_stalls_is_given_up(start_api: StartApi) -> None:
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
     assert body == {"error": error}
     await nothing_is_left(api)
+
+
+async def test_an_upload_that_drips_is_given_up_and_makes_way_for_others(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await start_api(Setup(server=ServerConfig(max_uploads=1)))
+    hours = itertools.count(step=3600)  # each look at the clock is an hour after the last
+    dripping = form(PURPOSE, file(b'{"a": "' + b"x" * 300_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(api.client.app[UPLOADS], "_now", hours.__next__)
+        answer = await api.send_form(dripping, chunked=True)
+    message = "The request's body came too slowly: send at least 10000 bytes a second."
+    refused(answer, 408, message)
+    assert answer.headers["Connection"] == "close"
+    await nothing_is_left(api)
+    assert (await api.upload()).status == 200
+
+
+async def test_a_json_body_has_one_time_for_all_of_it(start_api: StartApi) -> None:
+    api = await start_api(Setup(server=ServerConfig(upload_timeout=Duration(0.05))))
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0)
+
+    answer = await api.ask("POST", "/v1/batches", data=endless())
+    refused(answer, 408, "The request's body did not come within 0.05 seconds.")
 
 
 async def nothing_is_left(api: Api) -> None:

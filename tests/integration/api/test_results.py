@@ -1,19 +1,23 @@
 """The results there are so far, and how a reader goes on from where it was."""
 
 import asyncio
+import errno
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientPayloadError
 
 from batchd.api.parts import RESULTS
+from batchd.model import FileRecord
 from batchd.results import Found
 from batchd.states import Event
 from tests.integration.api.ended import BUSY, LATE, NEVER, OK, Fate, Played, named, played
-from tests.integration.api.harness import Answer, Api
+from tests.integration.api.harness import Answer, Api, refused
 from tests.integration.api.lines import line
+from tests.support.waiting import until
 
 FATES: list[Fate] = [OK, BUSY, OK, LATE]
 
@@ -165,6 +169,75 @@ async def test_an_input_with_other_lines_than_were_validated_is_not_joined(judge
     assert judge.incoming() == []
 
 
+async def test_an_input_that_ends_too_soon_is_not_joined(judge: Api) -> None:
+    batch = await played(judge, [OK, OK])
+    batch.runs()
+    os.truncate(judge.spool.input(batch.id), 10)
+    answer = await judge.get(f"/v1/batches/{batch.id}/results?include=input")
+    message = (
+        f"The input file of batch {batch.id} is shorter than it was: run `batchd fsck` where "
+        "batchd runs."
+    )
+    refused(answer, 500, message, code="file_corrupt", kind="server_error")
+    assert answer.headers["x-should-retry"] == "false"
+    assert (await read(judge, batch.id)).body == batch.output
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_an_input_that_the_disk_cannot_read_is_not_joined(
+    judge: Api, monkeypatch: pytest.MonkeyPatch, *, is_over: bool
+) -> None:
+    batch = await played(judge, [OK, OK])
+    batch.runs()
+    if is_over:
+        await batch.ends()
+    monkeypatch.setattr(os, "pread", unreadable)
+    answer = await judge.get(f"/v1/batches/{batch.id}/results?include=input")
+    message = (
+        f"The input file of batch {batch.id} cannot be read (Input/output error): run `batchd "
+        "fsck` where batchd runs."
+    )
+    refused(answer, 500, message, code="file_corrupt", kind="server_error")
+    assert judge.incoming() == []
+
+
+def unreadable(*_: int) -> bytes:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+async def test_an_input_that_is_found_damaged_later_breaks_the_answer_off(
+    judge: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = b"".join(line(name, more="x" * 300_000) for name in "abc")
+    batch = await played(judge, [OK, OK, OK], data)
+    batch.runs()
+    os.truncate(judge.spool.input(batch.id), len(data) - 10)
+    url = f"{judge.url}/v1/batches/{batch.id}/results?include=input"
+    async with judge.client.session.get(url) as response:
+        assert response.status == 200
+        with pytest.raises(ClientPayloadError):
+            await response.read()
+    assert [entry.message for entry in caplog.records] == ["results_broken_off"]
+
+
+async def test_an_input_that_is_deleted_as_it_is_looked_up_is_gone(judge: Api) -> None:
+    batch = await (await played(judge, [OK])).ends()
+    find_bytes = judge.files.find_bytes
+
+    async def deleted(owner: str, file_id: str) -> tuple[FileRecord, Path]:
+        found = await find_bytes(owner, file_id)
+        if file_id == batch.record.input_file_id:
+            await judge.files.delete(owner, file_id)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge.files, "find_bytes", deleted)
+        answer = await judge.get(f"/v1/batches/{batch.id}/results?include=input")
+    assert (answer.status, answer.json["error"]["code"]) == (404, None)
+    assert "cannot be included" in answer.json["error"]["message"]
+    assert judge.incoming() == []
+
+
 @pytest.mark.parametrize(("name", "value"), [("status", "done"), ("include", "output")])
 async def test_only_what_there_is_can_be_asked_for(api: Api, name: str, value: str) -> None:
     answer = await api.get(f"/v1/batches/{await api.batch_id()}/results?{name}={value}")
@@ -184,6 +257,31 @@ async def test_what_was_deleted_is_gone(judge: Api) -> None:
     assert (await read(judge, batch.id, "?status=failed")).body == batch.errors
     unknown = await judge.get(f"/v1/batches/batch_{'0' * 32}/results")
     assert unknown.status == 404
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_a_reader_holds_no_more_descriptors_than_are_counted_for_it(
+    judge: Api, *, is_over: bool
+) -> None:
+    data = b"".join(line(name, more="x" * (1 << 20)) for name in "abcdefghijklmnopqrst")
+    batch = await played(judge, [OK] * 20, data)  # more than sockets hold on the way
+    batch.runs()
+    if is_over:
+        await batch.ends()
+    url = f"{judge.url}/v1/batches/{batch.id}/results?include=input"
+    assert files_open(judge) == 0
+    async with judge.client.session.get(url) as response:
+        assert response.status == 200
+        assert files_open(judge) == 3  # and its connection
+        await response.read()
+    await until(lambda: files_open(judge) == 0)
+
+
+def files_open(api: Api) -> int:
+    """How many of the files in the spool are open, those included that have no name any more."""
+    folders = tuple(f"{api.spool.directory}/{name}/" for name in ("files", "batches", "incoming"))
+    links = list(Path("/proc/self/fd").iterdir())
+    return sum(str(link.readlink()).startswith(folders) for link in links if link.is_symlink())
 
 
 async def test_a_reader_that_leaves_leaves_nothing_open(judge: Api) -> None:

@@ -10,6 +10,7 @@ from batchd.states import Event
 from tests.integration.api.ended import BUSY, LATE, NEVER, ODD, OK, Fate, named, played
 from tests.integration.api.harness import Api, refused
 from tests.integration.api.lines import line
+from tests.support.bad_sectors import WornDisk
 
 FATES: list[Fate] = [OK, BUSY, LATE, OK, ODD, NEVER]
 
@@ -174,6 +175,23 @@ async def test_a_damaged_error_file_is_not_believed(judge: Api) -> None:
     answer = await judge.post(f"/v1/batches/{first.id}/retry", None)
     assert (answer.status, answer.json["error"]["code"]) == (500, "file_corrupt")
     assert len(judge.spooled()) == 2  # nothing was made of it
+
+
+@pytest.mark.parametrize("which", ["input", "error"])
+async def test_lines_that_the_disk_cannot_read_cannot_be_run_again(
+    judge: Api, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    first = await (await played(judge, [BUSY, OK])).ends()
+    bad = first.record.input_file_id if which == "input" else str(first.record.error_file_id)
+    worn, files = WornDisk(judge.spool.file(bad), {0}), judge.spooled()
+    monkeypatch.setattr(judge.spool.disk, "open_read", worn.open_read)
+    answer = await judge.post(f"/v1/batches/{first.id}/retry", None)
+    message = (
+        f"The {which} file of batch {first.id} cannot be read (Input/output error): run `batchd "
+        "fsck` where batchd runs."
+    )
+    refused(answer, 500, message, code="file_corrupt", kind="server_error")
+    assert judge.spooled() == files
 
 
 @pytest.mark.parametrize(

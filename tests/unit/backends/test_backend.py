@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from batchd.backends.backend import Backend
+from batchd.backends.concurrency import Fixed
 from batchd.backends.lane import Slot
 from batchd.backends.load import Load
 from batchd.backends.models import ListedModel
@@ -76,8 +77,8 @@ class One:
         return task
 
 
-async def opened(**settings: Any) -> One:
-    clock, server = Clock(1000), FakeCaller(open_gate=False)
+async def opened(script: dict[str, list[Outcome]] | None = None, **settings: Any) -> One:
+    clock, server = Clock(1000), FakeCaller(script, open_gate=False)
     pool = pool_of({"gpu": server}, monotonic=clock)
     await pool.replace([config_of("gpu", **settings)])
     return One(clock, server, pool)
@@ -234,8 +235,9 @@ async def test_an_outage_does_not_hide_a_refused_key(it: One) -> None:
     assert it.may_go()
 
 
-async def test_with_a_refused_key_another_one_is_looked_for(it: One) -> None:
-    it.go(refusal(401))
+@pytest.mark.parametrize("status", [401, 403])
+async def test_with_a_refused_key_another_one_is_looked_for(it: One, status: int) -> None:
+    it.go(refusal(status))
     await it.backend.look()
     assert not it.may_go()
     it.server.has_new_key = True
@@ -311,10 +313,9 @@ async def test_a_server_that_returns_gets_one_request_first(it: One) -> None:
     it.clock.at += 1
     await it.backend.look()
     assert await hanging == UNREACHABLE
-    for _ in range(3):
-        it.clock.at += 8
-        await it.backend.look()
-        assert not it.may_go()
+    it.clock.at += 8
+    await it.backend.look()
+    assert not it.may_go()
     it.server.alive = True
     it.clock.at += 8
     before = it.rings
@@ -432,6 +433,116 @@ async def test_what_people_have_to_see_to_stays_said(it: One, outcome: Outcome) 
     assert it.backend.note is not None
 
 
+async def gone(it: One) -> None:
+    """It hung, and has answered no look since."""
+    it.go(OK)
+    hanging = await it.hang()
+    it.server.alive = False
+    it.clock.at += 3.1
+    for wait in (1, 1):
+        await it.backend.look()
+        it.clock.at += wait
+    assert await hanging == UNREACHABLE
+    assert it.backend.pulse.is_gone
+
+
+async def looks_in_vain(it: One, count: int) -> None:
+    for _ in range(count):
+        await it.backend.look()
+        it.clock.at += 8
+
+
+async def test_a_resume_tries_a_server_that_answers_lines_and_no_looks(it: One) -> None:
+    await gone(it)
+    before = it.rings
+    it.backend.resume()
+    assert it.rings == before + 1
+    assert not it.backend.pulse.is_gone
+    probe = it.take()
+    assert not it.may_go()
+    it.tell(probe, OK)
+    assert it.may_go()
+    assert it.backend.note is None
+
+
+async def test_after_several_looks_in_vain_one_line_goes_and_can_prove_that_it_lives(
+    it: One,
+) -> None:
+    await gone(it)
+    await looks_in_vain(it, 1)
+    assert not it.may_go()
+    before = it.rings
+    await looks_in_vain(it, 1)
+    assert it.rings == before + 1
+    it.server.gate.set()
+    trial = it.take()
+    assert not it.may_go()
+    assert trial.may_still_go(it.clock.at)
+    assert await it.send(trial) is OK
+    assert not it.backend.pulse.is_suspect
+    assert it.backend.note is None
+    assert it.may_go()
+
+
+@pytest.mark.parametrize("outcome", [BUSY, TIMED_OUT, UNREACHABLE, refusal(502)])
+async def test_a_line_that_finds_it_gone_pays_nothing_for_it(outcome: Outcome) -> None:
+    it = await opened({"a": [outcome]})
+    await gone(it)
+    await looks_in_vain(it, 2)
+    it.server.gate.set()
+    trial = it.take()
+    assert await it.send(trial) == UNREACHABLE
+    assert it.backend.pulse.is_gone
+    assert it.backend.note is not None
+    assert not it.may_go()
+    await it.backend.look()
+    assert it.may_go()  # the next one
+
+
+@pytest.mark.parametrize("outcome", [refusal(429, hint=5), refusal(401), refusal(400)])
+async def test_a_refusal_of_a_line_proves_that_it_lives(it: One, outcome: Outcome) -> None:
+    await gone(it)
+    await looks_in_vain(it, 2)
+    it.go(outcome)
+    assert not it.backend.pulse.is_suspect
+    it.clock.at += 300
+    assert it.may_go()
+
+
+async def test_a_line_that_hangs_on_a_gone_server_is_broken_off_in_the_end(it: One) -> None:
+    await gone(it)
+    await looks_in_vain(it, 2)
+    hanging = await it.hang()
+    await looks_in_vain(it, 1)  # a good answer may take as long
+    assert not hanging.done()
+    await looks_in_vain(it, 2)
+    assert await hanging == UNREACHABLE
+    assert it.may_go()
+
+
+async def test_a_line_that_hangs_is_broken_off_when_its_server_is_back(it: One) -> None:
+    await gone(it)
+    await looks_in_vain(it, 2)
+    hanging = await it.hang()
+    it.server.alive = True
+    await it.backend.look()
+    probe = it.take()
+    assert not it.may_go()
+    assert await hanging == UNREACHABLE
+    it.tell(probe, OK)
+    assert it.may_go()
+    assert it.backend.note is None
+
+
+async def test_a_line_put_back_leaves_it_to_the_next_look(it: One) -> None:
+    await gone(it)
+    await looks_in_vain(it, 2)
+    it.take().put_back()
+    assert not it.may_go()
+    await it.backend.look()
+    assert it.may_go()
+
+
 # -- what it has
 
 
@@ -508,6 +619,61 @@ async def test_where_others_are_on_the_server_it_makes_way() -> None:
     assert not it.may_go()
     it.clock.at += 10
     assert it.may_go()
+
+
+async def test_a_changed_configuration_does_not_forget_the_others_on_its_server() -> None:
+    polite: dict[str, Any] = {"polite": True, "polite_floor": 1, "polite_hold": 10}
+    it = await opened(**polite)
+    it.take()
+    politeness = it.backend.politeness
+    assert politeness is not None
+    politeness.seen(it.clock.at, Load(running=1, waiting=3), 1)
+    await it.pool.replace([config_of("gpu", **polite, weight=2)])
+    assert not it.may_go()
+    await it.pool.replace([config_of("gpu", **polite | {"polite_floor": 2})])
+    assert it.may_go()
+    await it.pool.replace([config_of("gpu")])
+    assert it.backend.politeness is None
+
+
+class Heard(Fixed):
+    """A limit that writes down how many wait on the server, as it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.waiting: list[int] = []
+
+    def queued(self, now: float, waiting: int) -> None:
+        del now
+        self.waiting.append(waiting)
+
+
+METRICS = "text/plain", b"llamacpp:requests_processing 1\nllamacpp:requests_deferred 3\n"
+SLOTS = "application/json", b'[{"is_processing":true}]'
+
+
+@pytest.mark.parametrize(
+    ("page", "heard"), [(METRICS, [3]), (SLOTS, []), (("text/plain", METRICS[1][:31]), [])]
+)
+async def test_the_limit_hears_of_a_queue_only_where_the_server_tells_of_it(
+    page: tuple[str, bytes], heard: list[int]
+) -> None:
+    it = await opened(load_url="http://gpu/load", max_in_flight="auto")
+    it.take().lane.capacity.concurrency = limit = Heard()
+    told = asyncio.Event()
+
+    async def fetch(url: str) -> tuple[str, bytes]:
+        assert url == "http://gpu/load"
+        return page
+
+    it.server.fetch = fetch
+    it.pool.listen(told.set)
+    async with asyncio.TaskGroup() as tasks:
+        it.backend.watch_load(tasks)
+        await told.wait()
+        it.backend.leave_load()
+    assert it.backend.load is not None
+    assert limit.waiting == heard
 
 
 async def test_a_changed_limit_counts_what_is_in_flight() -> None:

@@ -87,7 +87,17 @@ async def test_models_that_are_refused_are_not_known(opening: Opening, code: int
 
 
 @pytest.mark.parametrize(
-    ("code", "is_alive"), [(200, True), (401, True), (404, True), (500, False), (503, False)]
+    ("code", "is_alive"),
+    [
+        (200, True),
+        (401, True),
+        (404, True),
+        (405, True),
+        (501, True),  # it knows nothing but lines
+        (500, False),
+        (502, False),
+        (503, False),
+    ],
 )
 async def test_whoever_answers_lives_unless_it_says_that_it_does_not(
     opening: Opening, code: int, is_alive: bool

@@ -131,6 +131,16 @@ async def test_what_is_no_answer_is_a_failure(
     assert await client.send(ENDPOINT, line(behave)) == Failure(kind)
 
 
+async def test_where_no_server_can_be_none_is_reached() -> None:
+    settings = BackendConfig(base_url="http://127.0.0.1:8000")
+    async with connections(settings) as both:
+        client = Client(
+            both, settings, key=lambda: None, now=lambda: 0.0, new_request_id=lambda: "req_new"
+        )
+        # As part of the port, of which there are not so many.
+        assert await client.send("0/chat", line()) == Failure(FailureKind.UNREACHABLE)
+
+
 @pytest.mark.parametrize("behave", ["timeout", "stall", "drip"])
 async def test_no_server_is_waited_for_without_end(model_server: ModelServer, behave: str) -> None:
     async with opened(model_server, 0.1) as client:

@@ -212,6 +212,17 @@ async def test_usage_corrects_what_was_charged(clock: Clock) -> None:
     assert lane.ready_at(0) > cheap + 20
 
 
+async def test_numbers_of_hundreds_of_digits_harm_nobody(clock: Clock) -> None:
+    lane = (await opened(clock, tokens_per_minute=6000)).lane("m")
+    slot = lane.take(0)
+    outcome = await slot.send(ENDPOINT, RequestLine(0, "a", "m", b"{}", max_tokens=10**400))
+    assert outcome is OK
+    usage = Usage(total_tokens=10**400)
+    tell(slot, Reply(status_code=200, request_id="r", body=b"{}", usage=usage))
+    slot.settle()
+    assert lane.ready_at(0) < math.inf
+
+
 async def test_what_the_server_says_of_its_limits_is_obeyed_for_that_model(clock: Clock) -> None:
     backend = await opened(clock)
     slot = backend.lane("m").take(0)

@@ -44,7 +44,8 @@ sglang:num_queue_reqs{model_name="m"} 1e1\r
         (VLLM, Load(5, 5)),
         (LLAMA, Load(4, 60)),
         (SGLANG, Load(7, 10)),
-        (b"llamacpp:requests_processing 1", Load(1, 0)),
+        (b"llamacpp:requests_processing 1", Load(1, 0, tells_waiting=False)),
+        (b"llamacpp:requests_deferred 0", Load(0, 0)),
         (b"llamacpp:requests_processing NaN\n", None),
         (b"llamacpp:requests_processing +Inf\n", None),
         (b"llamacpp:requests_processing -1\n", None),
@@ -65,7 +66,7 @@ def test_the_load_is_read_from_a_servers_metrics(body: bytes, load: Load | None)
     [
         (
             b'[{"id":0,"is_processing":true},{"id":1,"is_processing":false}]',
-            Load(1, 0, places=2),
+            Load(1, 0, places=2, tells_waiting=False),
         ),
         (b'[{"id":0}]', None),
         (b'[{"is_processing":"yes"}]', None),
@@ -207,7 +208,7 @@ async def test_the_place_that_tells_is_found_and_kept() -> None:
         await server.is_asked(5)
     assert server.asked[:2] == [METRICS, SLOTS]
     assert set(server.asked[2:]) == {SLOTS}
-    assert server.told[0] == Load(1, 0, places=1)
+    assert server.told[0] == Load(1, 0, places=1, tells_waiting=False)
 
 
 async def test_a_server_that_no_longer_tells_there_is_asked_everywhere_again() -> None:

@@ -6,8 +6,22 @@ from batchd.backends.models import KnownModels, ListedModel, listed_models, matc
 
 
 def test_a_list_is_read_whatever_else_it_says() -> None:
-    body = b'{"object":"list","x":1,"data":[{"id":"a","created":"now","owned_by":7},{"id":"b"}]}'
-    assert listed_models(body) == [ListedModel("a", "now", 7), ListedModel("b")]
+    first = b'{"id":"a","created":1.7e9,"owned_by":"us"}'
+    body = b'{"object":"list","x":1e999,"data":[%b,{"id":"b"}]}' % first
+    assert listed_models(body) == [ListedModel("a", 1_700_000_000, "us"), ListedModel("b")]
+
+
+ODD = [b'"now"', b"null", b"true", b"-1", b"1e999", b"1e18", b"9" * 25, b"9" * 5000, b"[1e999]"]
+
+
+@pytest.mark.parametrize("odd", [*ODD, b'"\xff"', b"7", b"{}"])
+def test_a_model_whose_maker_or_age_makes_no_sense_is_listed_all_the_same(odd: bytes) -> None:
+    created = b"5" if odd == b"7" else odd
+    body = b'{"data":[{"id":"a","created":%b,"owned_by":%b}]}' % (created, odd)
+    (model,) = listed_models(body)
+    assert model.id == "a"
+    assert model.created in {None, 5}
+    assert model.owned_by in {None, "now"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from batchd.backends.backend import Backend
 from batchd.backends.caller import Caller
 from batchd.backends.lane import Slot
+from batchd.backends.load import Load
 from batchd.backends.models import ListedModel
 from batchd.backends.pool import Pool, opened_pool
 from batchd.config import BackendConfig
@@ -192,6 +193,33 @@ async def test_another_does_a_models_lines_only_while_it_is_well() -> None:
     it.backend("b").park(parked(60))
     assert not it.pool.has_other("m", "a")
     it.clock.at = 60
+    assert it.pool.has_other("m", "a")
+
+
+async def test_a_server_that_answers_no_look_is_tried_with_a_line_that_no_other_takes() -> None:
+    it = await several({"a": lists("m"), "b": lists("m")}, b={"max_in_flight": 1})
+    a = it.backend("a")
+    it.servers["a"].alive = False
+    for _ in range(10):
+        a.pulse.failed()
+    for _ in range(4):
+        it.clock.at += 8
+        await a.look()
+    assert it.who() == "b"
+    it.take()
+    assert it.who() == "a"
+    it.take()
+    assert it.who() is None
+
+
+async def test_another_that_makes_way_for_others_altogether_does_no_lines() -> None:
+    yields = {"polite": True, "polite_floor": 0, "polite_hold": 10}
+    it = await several({"a": lists("m"), "b": lists("m")}, b=yields)
+    politeness = it.backend("b").politeness
+    assert politeness is not None
+    politeness.seen(0, Load(running=1, waiting=1), 0)
+    assert not it.pool.has_other("m", "a")
+    it.clock.at = 10
     assert it.pool.has_other("m", "a")
 
 

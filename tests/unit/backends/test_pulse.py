@@ -130,6 +130,34 @@ def test_a_look_in_vain_is_repeated_ever_more_rarely_and_the_second_means_gone()
     assert it.is_suspect
 
 
+def test_from_the_fourth_look_in_vain_on_a_line_may_go_with_each() -> None:
+    it = beating()
+    found = list[bool]()
+    for now in range(10, 70, 10):
+        assert it.wants_look(now, in_flight=1)
+        it.looked(now, is_alive=False)
+        found.append(it.wants_line)
+        it.line_went(now)
+        assert not it.wants_line
+    assert found == [False] * 3 + [True] * 3
+    assert it.is_tried(68)
+    assert not it.is_tried(60 + 600)
+
+
+def test_once_it_lives_no_line_is_wanted_any_more() -> None:
+    looked, answered = beating(), beating()
+    for it in (looked, answered):
+        for now in range(10, 60, 10):
+            it.looked(now, is_alive=False)
+        it.line_went(50)
+        it.looked(55, is_alive=False)
+    looked.looked(60, is_alive=True)
+    answered.answered(60, 1, is_fault=False)
+    for it in (looked, answered):
+        assert not it.wants_line
+        assert not it.is_tried(60)
+
+
 def test_a_look_that_is_answered_clears_it() -> None:
     it = beating()
     for _ in range(10):

@@ -298,7 +298,8 @@ def test_a_limit_for_longer_than_a_minute_is_known_by_its_reset(
     window: Window, per_minute: float
 ) -> None:
     rates = Rates()
-    rates.told(Quota(requests=window), 0.0)
+    for now in range(0, 400, 40):
+        rates.told(Quota(requests=window), now)
     assert rates.limits.requests_per_minute == pytest.approx(max(per_minute, 0.2))
 
 
@@ -318,6 +319,12 @@ def test_what_others_use_of_a_limit_is_left_to_them() -> None:
     served = sum(at >= 120 for at in sent) / 3
     assert refused == 0
     assert 0.55 * 600 <= served <= 0.63 * 600
+
+
+def test_a_limit_of_an_answer_that_nobody_can_count_to_is_an_estimate_like_others() -> None:
+    most = estimated_tokens(100, 10**10)
+    assert estimated_tokens(100, 10**400) == most < math.inf
+    assert estimated_tokens(100, -(10**400)) == estimated_tokens(100, 0)
 
 
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1e6) | st.none()

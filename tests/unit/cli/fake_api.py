@@ -88,6 +88,8 @@ class FakeResults:
     def __init__(self, completed: list[bytes], failed: list[bytes], *, more: bool) -> None:
         self.lines = {"completed": completed, "failed": failed}
         self.more = more
+        self.broken = ""  # answers with this status break off
+        self.interrupted = ""  # the person presses Ctrl-C when these are asked for
         self.asked: list[Json] = []
 
     def answer(self, query: dict[str, list[str]]) -> tuple[bytes, str]:
@@ -115,6 +117,7 @@ class FakeApi:
         self.refuse_after: int | None = None  # so many batches are made
         self.interrupted_at = ""  # the person presses Ctrl-C when this is asked for
         self.lost_answers = 0  # creates that are done, and whose answer never arrives
+        self.lost_after: int | None = None  # so many batches are made, and all later answers lost
         self.limits: Json | None = None
         self.results: dict[str, FakeResults] = {}
         self._keys: dict[str, Json] = {}
@@ -288,6 +291,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _made(self, asked: Json) -> None:
         batch = self.api.created(asked, self.headers["Idempotency-Key"])
         batch["retried"] = asked.get("retried")
+        made = len(self.api.batches)
+        if self.api.lost_after is not None and made > self.api.lost_after:
+            self.api.lost_answers = 1
         if self.api.lost_answers:
             self.api.lost_answers -= 1
             self.close_connection = True
@@ -295,6 +301,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(batch)
 
     def _results(self, results: FakeResults, query: dict[str, list[str]]) -> None:
+        status = query["status"][0]
+        if status == results.interrupted:
+            results.interrupted = ""
+            os.kill(os.getpid(), signal.SIGINT)
+        self.api.cut_downloads += status == results.broken
         content, cursor = results.answer(query)
         more = "true" if results.more else "false"
         self._send(200, content, headers={"x-next-cursor": cursor, "x-has-more": more})
@@ -315,7 +326,7 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, file, end = body.split(b"--" + boundary)
         assert end == b"--\r\n"
         head, _, content = file.partition(b"\r\n\r\n")
-        name = head.decode().partition('filename="')[2].partition('"')[0]
+        name = head.decode(errors="replace").partition('filename="')[2].partition('"')[0]
         return name, content.removesuffix(b"\r\n")
 
     def _page(self, objects: list[Json], query: dict[str, list[str]]) -> None:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +131,37 @@ def test_an_unknown_batch_is_named(run: Run, command: str) -> None:
     result = run(command, "batch_x/../y")
     assert result.code == 1
     assert "No batch found with id 'batch_x" in result.err
+
+
+def test_advice_reaches_the_daemon_that_was_asked(
+    offline: Run, api: FakeApi, url: str, prompts: Path
+) -> None:
+    at = ("--url", url)
+    waited = offline("submit", prompts, "--wait", *at)
+    assert f"batchd retry batch_1 --url {url}\n" in waited.err
+    assert f"batchd retry batch_1 --url {url}\n" in offline("wait", "batch_1", *at).err
+    again = offline("retry", "batch_1", "--wait", *at)
+    assert f"batchd retry batch_2 --url {url}\n" in again.err
+    api.steps = [RUNNING]
+    offline("pause", "batch_1", *at)
+    assert f"go on: batchd resume batch_1 --url {url}\n" in offline("show", "batch_1", *at).out
+    api.refuse("POST", 409, "Cannot cancel a batch with status 'completed'.")
+    assert f"batchd show batch_1 --url {url}\n" in offline("cancel", "batch_1", *at).err
+
+
+def test_where_the_rest_of_many_faults_is_shown_is_told_with_the_daemon(
+    offline: Run, api: FakeApi, url: str, prompts: Path
+) -> None:
+    (fault,) = FAILED["errors"]["data"]
+    api.steps = [FAILED | {"errors": {"object": "list", "data": [fault] * 30}}]
+    for command in (["submit", prompts, "--wait"], ["wait", "batch_1"], ["results", "batch_1"]):
+        told = offline(*command, "--url", url)
+        assert f"… and 10 more: batchd show batch_1 --url {url}\n" in told.out + told.err
+
+
+def test_an_id_that_is_not_text_is_no_traceback(run: Run, api: FakeApi) -> None:
+    for command in (["show"], ["cancel"], ["files", "get"], ["results", "--after", "\udce9"]):
+        result = run(*command, "b\udce9")
+        assert result.code == 1
+        assert result.err.startswith("batchd: No such File" if "get" in command else "batchd: No b")
+    assert api.requests[0] == ("GET", "/v1/batches/b\ufffd")

@@ -56,6 +56,21 @@ def test_a_backend_that_is_away_is_named(check: Check) -> None:
     assert sentence in result.out
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:80000", "127.0.0.1:8000v1", "a..b"])
+def test_a_backend_at_which_no_server_can_be_is_a_wrong_configuration(
+    check: Check, host: str
+) -> None:
+    result = check(base_url=f"http://{host}/v1")
+    assert result.code == 78
+    assert f"base_url names '{host}', which is no host and port" in result.err
+
+
+@pytest.mark.parametrize("path", ["über/v1", "a b/v1"])
+def test_a_backend_is_asked_under_any_path(check: Check, url: str, path: str) -> None:
+    result = check(base_url=f"{url}/{path}")
+    assert f'the backend "vllm" at {url}/{path} answered 404 to GET /models' in result.out
+
+
 def test_every_backend_is_reached(check: Check, url: str) -> None:
     away = f"http://{free_address()}/v1"
     more = "".join(
@@ -122,6 +137,26 @@ def test_a_storage_directory_that_may_not_be_written_is_said(
     (tmp_path / "old").mkdir()
     assert "old cannot be written" in check(storage=tmp_path / "old").out
     assert "new/deep cannot be made" in check(storage=tmp_path / "new" / "deep").out
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "fault"),
+    [
+        ("anna bd-secret\n", 0o600, "line 1: write 'NAME sha256:HEX'"),
+        (f"anna sha256:{'0' * 64}\n", 0o666, "is writable by everybody: chmod o-w it"),
+        ("  # indented\n", 0o600, "has no key"),
+    ],
+)
+def test_a_keys_file_is_refused_as_the_daemon_would(
+    check: Check, tmp_path: Path, content: str, mode: int, fault: str
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(content)
+    keys.chmod(mode)
+    result = check(more=f'[auth]\nkeys_file = "{keys}"\n')
+    assert result.code == 1
+    assert f"wrong  auth.keys_file {keys}" in result.out
+    assert fault in result.out
 
 
 def test_the_other_paths_are_looked_at_too(check: Check, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,66 @@ def test_going_on_appends_what_is_new(
     nothing = run("results", batch, "-o", out, "--after", "3-0")
     assert nothing.code == 1
     assert out.read_bytes() == line("a") + line("b") + line("c")
+
+
+def behind(asked: str, err: str) -> list[str]:
+    """The options of the command that ``err`` tells to go on with."""
+    (command,) = [text for text in err.splitlines() if text.startswith(f"  batchd {asked}")]
+    return shlex.split(command)[1:]
+
+
+def test_what_was_appended_does_not_come_again_when_the_other_file_fails(
+    run: Run, batch: str, some: FakeResults, tmp_path: Path
+) -> None:
+    out, err = tmp_path / "the answers", tmp_path / "err"
+    command = ("results", batch, "--after", "0-0", "-o", out, "--errors")
+    broken = run(*command, "/dev/full")
+    assert broken.code == 1
+    assert "/dev/full cannot be written: No space left on device" in broken.err
+    assert out.read_bytes() == line("a") + line("b")
+    options = behind(f"results {batch} --after 2-0", broken.err)
+    assert options[-3:] == [str(out), "--errors", "/dev/full"]
+    some.lines["completed"].append(line("c"))
+    assert run(*options[:-1], err).code == 0
+    assert out.read_bytes() == line("a") + line("b") + line("c")
+    assert err.read_bytes() == line("x")
+
+
+def test_a_file_that_was_cut_back_gets_its_lines_when_it_goes_on(
+    run: Run, batch: str, some: FakeResults, tmp_path: Path
+) -> None:
+    out, err = tmp_path / "out", tmp_path / "err"
+    err.write_bytes(b"old\n")
+    some.broken = "failed"
+    broken = run("results", batch, "--after", "0-0", "-o", out, "--errors", err)
+    assert (out.read_bytes(), err.read_bytes()) == (line("a") + line("b"), b"old\n")
+    some.broken = ""
+    assert run(*behind("results", broken.err)).code == 0
+    assert (out.read_bytes(), err.read_bytes()) == (line("a") + line("b"), b"old\n" + line("x"))
+
+
+def test_nothing_to_go_on_from_is_told_when_nothing_was_written(
+    run: Run, batch: str, some: FakeResults, tmp_path: Path
+) -> None:
+    both, out = ("--completed", "--failed"), tmp_path / "out"
+    some.broken = "failed"  # when the answers are there already
+    result = run("results", batch, *both, "--after", "0-0", "-o", out)
+    assert result.code == 1
+    assert "go on" not in result.err
+    assert out.read_bytes() == b""
+
+
+def test_ctrl_c_between_the_two_files_says_how_to_go_on(
+    run: Run, batch: str, some: FakeResults, tmp_path: Path
+) -> None:
+    out, err = tmp_path / "out", tmp_path / "err"
+    some.interrupted = "failed"
+    broken = run("results", batch, "-o", out, "--errors", err)
+    assert broken.code == 1
+    assert broken.err.endswith("batchd: interrupted\n")
+    some.more = False
+    assert run(*behind("results", broken.err)).code == 0
+    assert (out.read_bytes(), err.read_bytes()) == (line("a") + line("b"), line("x"))
 
 
 def test_both_kinds_of_lines_go_where_they_are_wanted(

@@ -49,6 +49,16 @@ def test_where_nothing_is_damaged_it_says_what_was_looked_at(offline: Run, left:
     assert quick.out == "checked 8 files, 0 lines, 0 B: nothing is damaged\n"
 
 
+def test_whether_this_user_may_look_is_found_by_looking(
+    offline: Run, left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        return False
+
+    monkeypatch.setattr(os, "access", refuse)
+    assert offline("fsck", "--directory", left.directory, "--json").code == 0
+
+
 def test_each_finding_is_a_line_with_what_can_be_done(offline: Run, left: Left) -> None:
     left.upload.unlink()
     flip(left.output, 300)

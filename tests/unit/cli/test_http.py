@@ -56,8 +56,19 @@ def test_a_url_that_ends_in_v1_means_the_same(api: FakeApi, url: str) -> None:
     assert api.requests == [("GET", "/v1/batches")]
 
 
+@pytest.mark.parametrize("path", ["a b", "caf\udce9", "\u00fc", "100%25", "a?x=1"])
+def test_a_url_with_any_path_is_asked(run: Run, api: FakeApi, url: str, path: str) -> None:
+    assert "leave out what follows the host" in run("list", "--url", f"{url}/{path}").err
+    assert api.requests != []
+
+
 @pytest.mark.parametrize(
-    "url", ["", "localhost:8400", "ftp://x", "http://", "http://h:port", "unix:relative"]
+    "url",
+    [
+        *("", "localhost:8400", "ftp://x", "http://", "http://h:port", "unix:relative"),
+        *("http://foo bar:8400", "http://a..b:8400", f"http://{'a' * 64}", "http://h:80000"),
+        *("http://[::1", "http://[h]:8400", "http://\udce9:8400"),
+    ],
 )
 def test_what_is_no_address_is_refused(offline: Run, url: str) -> None:
     result = offline("list", f"--url={url}")

@@ -1,7 +1,7 @@
 import io
-import os
 import sys
 import tempfile
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -35,15 +35,25 @@ def test_a_directory_that_cannot_keep_it_is_named(
         pass
 
 
-class Broken(io.BytesIO):
-    def read(self, _size: int | None = -1, /) -> bytes:
-        raise OSError(28, os.strerror(28))
+@pytest.mark.parametrize("size", [1, 600_000])
+def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    def full(**_: object) -> FileIO:
+        return FileIO("/dev/full", "wb")
 
-
-def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Broken()))
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    give(monkeypatch, b"x" * size)
     with pytest.raises(CommandFailed, match="No space left on device; name"), kept_stdin():
         pass
+
+
+def test_a_standard_input_that_cannot_be_read_is_not_blamed_on_the_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Path("/proc/self/mem").open(encoding="utf-8") as broken:
+        monkeypatch.setattr(sys, "stdin", broken)
+        why = "standard input cannot be read: Input/output error"
+        with pytest.raises(CommandFailed, match=why), kept_stdin():
+            pass
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
+import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +73,49 @@ def test_a_wrong_configuration_exits_78_with_one_sentence(
         assert result.code == 78
         assert "nonsense" in result.err
         assert len(result.err.splitlines()) == 1
+
+
+def test_a_failure_that_names_nothing_is_not_blamed_on_standard_output(
+    offline: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(batchd, "main", fail)
+    assert offline("list") == (1, "", "batchd: Input/output error\n")
+
+
+@pytest.mark.parametrize("args", [["keys", "new", "anna"], ["submit", "--help"]])
+def test_a_full_disk_behind_standard_output_is_said(args: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "batchd", *args]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)  # noqa: S603 - our own
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0].startswith(b"batchd: standard output cannot be written: No")
+    assert b"Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        ("keys new anna --json", 1, "batchd: standard output cannot be written: "),
+        ("list --url http://127.0.0.1:1", 1, "batchd: cannot reach the daemon at "),
+        ("run /dev/null --backend http://127.0.0.1:1/v1 -o -", 1, "batchd: null is empty"),
+        ("keys new a/b", 2, "Usage: batchd keys new"),
+    ],
+)
+def test_a_standard_output_that_is_closed_is_no_traceback(
+    args: str, code: int, told: str, tmp_path: Path
+) -> None:
+    command = f"{sys.executable} -m batchd {args} >&-"
+    env = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, env=env, check=False)  # noqa: S603 - our own
+    assert done.returncode == code
+    assert done.stderr.decode().startswith(told)
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_standard_error_that_is_closed_is_no_traceback_either() -> None:
+    command = f"{sys.executable} -m batchd keys new anna 2>&-"
+    done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=True)  # noqa: S603 - our own
+    assert done.stdout.startswith(b"key   bd-")

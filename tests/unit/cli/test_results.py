@@ -1,11 +1,13 @@
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from batchd.cli.errors import CommandFailed
-from batchd.cli.results import Target
+from batchd.cli.results import Target, Targets
 
 
 def breaking() -> Iterator[bytes]:
@@ -48,6 +50,66 @@ def test_a_file_system_without_links_will_do(
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     Target(tmp_path / "out").write([b"new"])
     assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_without_links_too_a_file_that_appears_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    out = tmp_path / "out"
+    out.write_bytes(b"mine")
+    with pytest.raises(CommandFailed, match="appeared meanwhile"):
+        Target(out).write([b"new"])
+    assert out.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("appends", [False, True])
+def test_a_signal_that_ends_it_leaves_nothing_half_written(
+    tmp_path: Path, number: signal.Signals, *, appends: bool
+) -> None:
+    def ended() -> Iterator[bytes]:
+        yield b"half"
+        os.kill(os.getpid(), number)
+        yield b"more"
+
+    out = tmp_path / "out"
+    if appends:
+        out.write_bytes(b"old\n")
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Target(out, appends=appends).write(ended())
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert list(tmp_path.iterdir()) == ([out] if appends else [])
+    assert not appends or out.read_bytes() == b"old\n"
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    def hung_up() -> Iterator[bytes]:
+        os.kill(os.getpid(), signal.SIGHUP)
+        yield b"all"
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        Target(tmp_path / "out").write(hung_up())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (tmp_path / "out").read_bytes() == b"all"
+
+
+def test_the_two_files_are_never_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("out")
+    for errors in (tmp_path / "out", Path("link")):
+        with pytest.raises(click.UsageError, match="the same place"):
+            Targets.at(Path("out"), errors, force=True).check()
 
 
 def test_a_pipe_or_device_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def test_its_help_imports_nothing_that_only_running_needs() -> None:
         (("-o", "-", "--errors", "-"), "cannot go to the same place"),
         (("-o", "-", "--json"), "standard output cannot have both --json and results"),
         (("--backend", "ftp://host/v1"), "must start with http:// or https://"),
+        (("--backend", "http://host:80000/v1"), "the URL names 'host:80000', which is no host"),
+        (("--backend", "http://a..b/v1"), "the URL names 'a..b', which is no host"),
     ],
 )
 def test_options_that_make_no_sense_are_a_usage_error(
@@ -51,6 +53,17 @@ def test_options_that_make_no_sense_are_a_usage_error(
     code, out, err = offline("run", prompts.name, *options)
     assert (code, out) == (2, "")
     assert why in " ".join(err.split())
+
+
+def test_a_width_that_the_built_in_model_would_not_take_is_refused(
+    offline: Run, prompts: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("local = true\n")
+    code, out, err = offline("run", prompts, "--config", config, "--max-in-flight", "3")
+    assert (code, out) == (2, "")
+    assert "--max-in-flight: the built-in model (local = true) has its own" in " ".join(err.split())
+    assert set(tmp_path.iterdir()) == {prompts, config}
 
 
 def test_a_directory_is_no_input(offline: Run, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -114,6 +115,80 @@ def test_a_download_that_breaks_off_is_fetched_again(run: Run, api: FakeApi, pro
     }
 
 
+def test_a_download_into_a_pipe_that_breaks_off_is_not_begun_again(
+    run: Run, api: FakeApi, prompts: Path, tmp_path: Path
+) -> None:
+    api.cut_downloads = 1
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    result = run("submit", prompts, "--wait", "-o", pipe)
+    answers = api.contents["file-out"]
+    assert os.read(reader, 1000) == answers[: len(answers) // 2]
+    os.close(reader)
+    assert result.code == 1
+    assert "broke off" in result.err
+    assert "batchd results batch_1 -o FILE" in result.err
+
+
+def test_results_that_cannot_be_written_keep_no_other_from_being_fetched(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    names = ["one", "two", "three"]
+    for name in names:
+        prompts.with_name(f"{name}.jsonl").write_text(LINE)
+    (prompts.with_name("one.output.jsonl")).symlink_to("/dev/full")
+    inputs = [prompts.with_name(f"{name}.jsonl") for name in names]
+    result = run("submit", *inputs, "--wait")
+    assert result.code == 1
+    assert "(one.jsonl) completed: 3 of 4 lines answered" in result.out
+    assert "one.output.jsonl cannot be written: No space left on device" in result.err
+    assert "Fetch what there is with: batchd results batch_1 -o FILE" in result.err
+    assert "batchd results batch_2" not in result.err
+    for name in names[1:]:
+        assert prompts.with_name(f"{name}.output.jsonl").read_bytes() == api.contents["file-out"]
+        assert prompts.with_name(f"{name}.errors.jsonl").read_bytes() == api.contents["file-err"]
+
+
+def test_results_that_are_gone_keep_no_other_from_being_fetched(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    prompts.write_text(LINE * 2)
+    del api.contents["file-err"]
+    other = prompts.with_name("other.jsonl")
+    other.write_text(LINE)
+    result = run("submit", prompts, other, "--wait", "--json")
+    assert result.code == 1
+    assert [json.loads(line)["id"] for line in result.out.splitlines()] == ["batch_1", "batch_2"]
+    assert result.err.count("file-err were deleted or have expired") == 2
+    assert other.with_name("other.output.jsonl").read_bytes() == api.contents["file-out"]
+
+
+def test_ctrl_c_during_the_last_download_does_not_say_that_a_batch_goes_on(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    api.interrupted_at = "GET /v1/files/file-err/content"
+    result = run("submit", prompts, "--wait")
+    assert result.code == 1
+    assert "go on" not in result.err
+    assert "goes on" not in result.err
+    assert "batchd wait" not in result.err
+    assert "batchd results batch_1 -o FILE" in result.err
+
+
+def test_ctrl_c_during_a_download_tells_of_the_others_that_go_on(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    other = prompts.with_name("other.jsonl")
+    other.write_text(LINE)
+    api.interrupted_at = "GET /v1/files/file-err/content"
+    result = run("submit", prompts, other, "--wait")
+    assert "Detached; the batch goes on." in result.err
+    assert "batchd wait batch_2\n" in result.err
+    assert "batchd results batch_1 -o FILE" in result.err
+    assert "batchd results batch_2 -o FILE" in result.err
+
+
 def test_a_daemon_that_fails_for_a_moment_is_waited_for(
     run: Run, api: FakeApi, prompts: Path
 ) -> None:
@@ -172,6 +247,12 @@ def test_an_input_that_is_not_there_or_not_a_file_is_said(
     assert "No such file" in run("submit", tmp_path / "none.jsonl").err
     assert "Is a directory" in run("submit", tmp_path).err
     assert "submit -" in run("submit", "/dev/null").err
+    assert api.requests == []
+
+
+def test_an_input_that_cannot_be_read_is_named(run: Run, api: FakeApi) -> None:
+    result = run("submit", "/proc/self/mem")  # a file of which the first page is not there
+    assert result == (1, "", "batchd: /proc/self/mem cannot be read: Input/output error\n")
     assert api.requests == []
 
 
@@ -259,6 +340,17 @@ def test_a_file_over_the_limits_becomes_several_batches_and_one_pair_of_results(
     assert result.out.count("answers: ") == 1
 
 
+def test_a_name_that_is_not_utf8_can_be_sent_in_parts(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    path = prompts.rename(prompts.with_name("caf\udce9.jsonl"))
+    path.write_text(LINE * 2)
+    result = run("submit", path, "--split", "1")
+    assert (result.code, result.out) == (0, "batch_1\nbatch_2\n")
+    sent = [batch["metadata"]["batchd_input"] for batch in api.batches.values()]
+    assert sent == ["caf\ufffd.jsonl"] * 2
+
+
 def test_it_can_be_split_smaller_without_waiting(run: Run, api: FakeApi, prompts: Path) -> None:
     prompts.write_text(LINE * 4)
     result = run("submit", prompts, "--split", "3")
@@ -326,6 +418,45 @@ def test_ctrl_c_between_two_parts_says_what_goes_on(run: Run, api: FakeApi, prom
     prompts.write_text(LINE * 2)
     assert run("submit", prompts, "--split", "1").code == 0
     assert len(api.batches) == 2
+
+
+def test_ctrl_c_while_a_create_is_not_answered_says_what_is_not_known(
+    run: Run, api: FakeApi, prompts: Path
+) -> None:
+    api.interrupted_at = "POST /v1/batches"
+    result = run("submit", prompts)
+    assert result.code == 1
+    assert "Whether the batch was made is not known: see `batchd list`." in result.err
+    assert "before prompts.jsonl was submitted" not in result.err
+    assert len(api.files) == 1
+
+
+def test_a_later_create_that_is_never_answered_says_what_goes_on(
+    run: Run, api: FakeApi, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.cli.waiting._LONGEST_DOUBT", 0.05)
+    prompts.write_text(LINE * 2)
+    assert run("submit", prompts, "--split", "1").code == 0
+    api.lost_after = 3
+    result = run("submit", prompts, "--split", "1")
+    assert result.code == 1
+    assert "part 2 of 2 of prompts.jsonl: cannot reach the daemon" in result.err
+    assert "Whether the batch was made is not known: see `batchd list`" in result.err
+    assert "submitted before, and going on: batch_3" in result.err
+    assert "was not submitted" not in result.err
+
+
+def test_ctrl_c_between_upload_and_create_takes_the_upload_back(
+    run: Run, api: FakeApi, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("batchd.cli.sending.create_once", interrupted)
+    result = run("submit", prompts)
+    assert result.err.endswith("batchd: interrupted before prompts.jsonl was submitted\n")
+    assert ("POST", "/v1/files") in api.requests
+    assert api.files == {}
 
 
 def test_a_create_that_is_never_answered_says_what_is_not_known(

@@ -1,6 +1,7 @@
 """A file is judged in one pass; the index finds each of its requests again."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -164,3 +165,51 @@ def test_brackets_in_strings_are_no_nesting(tmp_path: Path) -> None:
     text = json.dumps('[{"' * 300)
     prompt = line("a").replace(b'"messages": []', b'"messages": [' + text.encode() + b"]")
     assert judge(tmp_path, prompt).errors == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b'"' + rb"\"" * 100_000, b'"' + b"\\\\" * 100_000, b'"x' * 100_000, b'"' + b"x" * 30_000_000],
+    ids=["escaped quotes", "escapes", "quotes", "long"],
+)
+@pytest.mark.parametrize("end", [b"", b'"'], ids=["open", "closed"])
+def test_no_text_holds_an_inspection_up(tmp_path: Path, text: bytes, end: bytes) -> None:
+    """A broken line with many brackets and quotes took time by the square of its length."""
+    broken = line("a").replace(b'"messages": []', b'"messages": ' + b"[" * 100 + text + end)
+    errors = judge(tmp_path, line("b") + b"\n" + broken).errors
+    assert [(error.code, error.line) for error in errors] == [("invalid_json_line", 2)]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "codes"),
+    [
+        (CHAT, b'"messages":["%b"%b]' % (b"x" * 3_000_000, b",[]" * 200), []),
+        (CHAT, b'"messages":[1%b]' % (b",1" * 2_000_000), []),
+        (CHAT, b'"messages":[],"stream":true,"x":[1%b]' % (b",[]" * 1_000_000), ["stream"]),
+        ("/v1/embeddings", b'"input":["a"%b]' % (b',""' * 1_500_000), []),
+    ],
+    ids=["a long text", "messages", "a faulty line", "inputs"],
+)
+def test_a_large_line_takes_little_more_memory_than_itself(
+    tmp_path: Path, endpoint: str, body: bytes, codes: list[str]
+) -> None:
+    text = b'{"custom_id":"a","method":"POST","url":"%b","body":{"model":"m",%b}}' % (
+        endpoint.encode(),
+        body,
+    )
+    rules = msgspec.structs.replace(RULES, endpoint=endpoint, max_embedding_inputs=2_000_000)
+    tracemalloc.start()
+    try:
+        errors = judge(tmp_path, text, rules).errors
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [error.param for error in errors] == [f"body.{code}" for code in codes]
+    assert most < 8 * len(text)
+
+
+def test_names_of_any_length_are_cut_in_messages(tmp_path: Path) -> None:
+    long = "a" * 100_000
+    errors = judge(tmp_path, line(long) + b"\n" + line(long)).errors
+    assert [error.code for error in errors] == ["duplicate_custom_id"]
+    assert len(errors[0].message) < 500

@@ -60,7 +60,7 @@ class Giving:
 
     def take(self, home: str = "a", width: int = 4, now: float = 0.0) -> int | None:
         while True:
-            index = self.queue.take(now, home, width, lambda _model, _name: self.others)
+            index = self.queue.take(now, home, width, lambda: self.others)
             if index is None and self.queue.is_hungry:
                 self.queue.fill()
                 continue
@@ -231,11 +231,11 @@ def test_an_order_is_read_a_piece_at_a_time() -> None:
         return array("I", range(at, at + count))
 
     queue = LineQueue("m", [Group("m", 1, 0, 10_000, is_rest=False)], read, it.results, {})
-    assert queue.take(0, "a", 4, lambda _model, _name: False) is None
+    assert queue.take(0, "a", 4, lambda: False) is None
     assert queue.is_hungry
     assert reads == 0
     queue.fill()
-    assert queue.take(0, "a", 4, lambda _model, _name: False) == 4000
+    assert queue.take(0, "a", 4, lambda: False) == 4000
     assert reads <= 9
 
 
@@ -249,13 +249,13 @@ def test_an_order_that_cannot_be_read_is_asked_for_again(error: type[Exception])
         return array("I", range(at, at + count))
 
     queue = LineQueue("m", [Group("m", 1, 0, 3, is_rest=False)], read, Results(3), {})
-    assert queue.take(0, "a", 4, lambda _model, _name: False) is None
+    assert queue.take(0, "a", 4, lambda: False) is None
     with pytest.raises(error):
         queue.fill()
     assert queue.is_hungry
     fails = False
     queue.fill()
-    assert queue.take(0, "a", 4, lambda _model, _name: False) == 0
+    assert queue.take(0, "a", 4, lambda: False) == 0
 
 
 def test_an_order_that_is_lost_costs_no_line() -> None:

@@ -63,7 +63,7 @@ def to_send(run: Run) -> list[int]:
     """The lines that go, in their order."""
     [queue] = run.queues
     taken = list[int]()
-    while (index := queue.take(0, "gpu", 1, lambda _model, _name: False)) is not None:
+    while (index := queue.take(0, "gpu", 1, lambda: False)) is not None:
         taken.append(index)
     return taken
 

@@ -104,3 +104,80 @@ def test_one_that_cannot_send_keeps_its_turn_and_holds_nobody_up() -> None:
     assert send(rounds, QUANTUM) == ["stuck"] * QUANTUM
     rounds.leave(free)
     assert send(rounds, 1) == ["stuck"]
+
+
+def send_past(rounds: Rounds[Sender], lines: int, *stuck: Sender) -> list[str]:
+    """Who sent each of so many lines while some cannot."""
+    sent: list[str] = []
+    for _ in range(lines):
+        able = next(sender for sender in rounds.in_turn() if sender not in stuck)
+        rounds.served(able)
+        sent.append(able.name)
+    return sent
+
+
+def test_those_behind_one_that_can_never_send_take_turns() -> None:
+    stuck, b, c = Sender("stuck"), Sender("b"), Sender("c")
+    rounds = rounds_of(stuck, b, c)
+    counts = Counter(send_past(rounds, 1000, stuck))
+    assert counts == {"b": 500, "c": 500}
+
+
+@given(st.lists(st.floats(0.25, 8), min_size=2, max_size=5), st.integers(1, 3))
+def test_some_that_can_never_send_change_nothing_in_the_shares_of_the_others(
+    weights: list[float], blocked: int
+) -> None:
+    able = [Sender(str(number), weight) for number, weight in enumerate(weights)]
+    stuck = [Sender(f"stuck {number}", weight=2.0) for number in range(blocked)]
+    rounds = rounds_of(stuck[0], *able, *stuck[1:])
+    counts = Counter(send_past(rounds, int(sum(weights) * QUANTUM * 50), *stuck))
+    for sender in able:
+        share = counts[sender.name] / counts.total()
+        assert share == pytest.approx(sender.weight / sum(weights), rel=0.25)
+
+
+def test_one_that_could_not_send_has_at_most_one_share_in_arrears() -> None:
+    stuck, b, c = Sender("stuck"), Sender("b"), Sender("c")
+    rounds = rounds_of(stuck, b, c)
+    send_past(rounds, 100 * QUANTUM, stuck)
+    assert send(rounds, QUANTUM) == ["stuck"] * QUANTUM
+    counts = Counter(send(rounds, 30 * QUANTUM))
+    assert max(counts.values()) - min(counts.values()) <= QUANTUM
+
+
+def test_newcomers_have_their_turn_while_one_can_never_send() -> None:
+    stuck, old = Sender("stuck"), Sender("old")
+    rounds = rounds_of(stuck, old)
+    sent = send_past(rounds, 2 * QUANTUM, stuck)
+    for number in range(200):
+        new = Sender(f"new {number}")
+        rounds.join(new)
+        sent += send_past(rounds, 6, stuck)
+        rounds.leave(new)
+    assert sent.count("old") > 150
+    assert sum(name.startswith("new") for name in sent) > 400
+
+
+def test_one_that_leaves_while_it_cannot_send_is_gone() -> None:
+    stuck, b, c = Sender("stuck"), Sender("b"), Sender("c")
+    rounds = rounds_of(stuck, b, c)
+    send_past(rounds, 3 * QUANTUM, stuck)
+    rounds.leave(stuck)
+    assert len(rounds) == 2
+    assert "stuck" not in send(rounds, 100)
+
+
+def test_looking_who_could_send_changes_no_shares() -> None:
+    """As who has nothing for one backend leaves, and takes its place again for the next."""
+    heavy, light = Sender("heavy", weight=2.0), Sender("light")
+    rounds = rounds_of(heavy, light)
+    sent: list[str] = []
+    for _ in range(60 * QUANTUM):
+        looked_at: list[Sender] = []
+        while (sender := rounds.front()) is not None:
+            rounds.leave(sender)
+            looked_at.append(sender)
+        for sender in looked_at:
+            rounds.join(sender)
+        sent += send(rounds, 1)
+    assert sent.count("heavy") / sent.count("light") == pytest.approx(2, rel=0.1)

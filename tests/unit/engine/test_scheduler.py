@@ -1,16 +1,21 @@
 """Batches and owners take turns by weight; one that waits costs nothing."""
 
 import math
+from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchd.backends.lane import Lane
+from batchd.backends.load import Load
 from batchd.backends.pool import Pool
+from batchd.engine.queue import MAX_WAITING, LineQueue
 from batchd.engine.rounds import QUANTUM
 from batchd.engine.runs import Run
 from batchd.engine.scheduler import Scheduler, weight
+from batchd.gathering import Group
 from batchd.retry import LineState
 from tests.support.fakes import FakeCaller, config_of, pool_of
 from tests.unit.engine.test_runs import make_run, queue_of
@@ -267,6 +272,70 @@ async def test_a_turn_is_not_lost_while_a_model_has_no_free_slot() -> None:
     await pool.aclose()
 
 
+def jain(shares: Iterable[int]) -> float:
+    """How alike shares are, by Jain's index: 1 if they are equal."""
+    found = list(shares)
+    return sum(found) ** 2 / (len(found) * sum(share**2 for share in found))
+
+
+@pytest.fixture
+async def two_models() -> AsyncIterator[Table]:
+    """Model "one" has a single slot, model "two" many."""
+    pool = pool_of({"a": FakeCaller(), "b": FakeCaller()}, monotonic=lambda: 0.0)
+    await pool.replace(
+        [
+            config_of("a", models=("one",), max_in_flight=1),
+            config_of("b", models=("two",), max_in_flight=64),
+        ]
+    )
+    yield Table(pool)
+    await pool.aclose()
+
+
+def send_two(table: Table, lines: int) -> Counter[str]:
+    """Of whom so many lines go, one after the other, while model "one" is busy for ever."""
+    sent: Counter[str] = Counter()
+    for _ in range(lines):
+        assert table.next() is not None
+        run, slot = table.flying.pop()
+        assert slot.lane.model == "two"
+        sent[run.id] += 1
+        slot.free()
+        slot.settle()
+        table.scheduler.landed(run)
+    return sent
+
+
+@pytest.mark.parametrize("blocked", [1, 3])
+def test_an_owner_that_can_never_send_lets_nobody_starve_the_others(
+    two_models: Table, blocked: int
+) -> None:
+    for number in range(blocked):
+        two_models.add(make_run(1000, batch_id=f"x{number}", owner=f"x{number}", models=["one"]))
+    assert two_models.next() is not None
+    for name in "bcd":
+        two_models.add(make_run(9000, batch_id=name, owner=name, models=["two"]))
+    sent = send_two(two_models, 2000)
+    assert jain(sent[name] for name in "bcd") > 0.999
+    two_models.land()
+
+
+def test_weights_within_an_owner_hold_while_another_owner_can_never_send(
+    two_models: Table,
+) -> None:
+    two_models.add(make_run(1000, batch_id="x", owner="x", models=["one"]))
+    assert two_models.next() is not None
+    two_models.add(
+        make_run(9000, batch_id="b heavy", owner="b", models=["two"], priority=2),
+        make_run(9000, batch_id="b light", owner="b", models=["two"]),
+        make_run(9000, batch_id="c", owner="c", models=["two"]),
+    )
+    sent = send_two(two_models, 3000)
+    assert sent["b heavy"] / sent["b light"] == pytest.approx(2, rel=0.05)
+    assert sent["c"] / sent.total() == pytest.approx(0.5, rel=0.05)
+    two_models.land()
+
+
 async def test_a_model_without_a_free_backend_holds_no_other_up() -> None:
     pool = pool_of({"a": FakeCaller(), "b": FakeCaller()}, monotonic=lambda: 0.0)
     await pool.replace(
@@ -309,3 +378,133 @@ def test_a_turn_costs_the_same_however_many_batches_there_are(table: Table, batc
     turns = table.dispatched()
     assert len(turns) == 8 * batches
     assert looks == 9 * batches
+
+
+# -- lines that failed, and another backend
+
+
+class Pair(Table):
+    """Model m on backends "a" and "b"; what is taken of "b" stays taken."""
+
+    def __init__(self, pool: Pool, run: Run) -> None:
+        super().__init__(pool)
+        self.run = run
+        self.add(run)
+
+    def lane(self, name: str) -> Lane:
+        return next(one for one in self.pool.backends if one.name == name).lane("m")
+
+    def fill(self, name: str) -> None:
+        """Have no free slot there."""
+        while self.lane(name).ready_at(0.0) <= 0.0:
+            self.lane(name).take(0.0)
+
+    def to(self, now: float = 0.0) -> tuple[int, str] | None:
+        """Which line goes next, and to whom."""
+        found = self.next(now)
+        return None if found is None else (found[1], self.flying[-1][1].lane.name)
+
+    def fail(self, index: int, name: str = "a", *, at: float = 0.0) -> None:
+        """A line in flight has failed there."""
+        ((run, slot),) = [one for one in self.flying if one[1].lane.name == name][:1]
+        self.flying.remove((run, slot))
+        slot.free()
+        slot.settle()
+        self.scheduler.landed(run)
+        self.wait(index, name)
+        self.scheduler.came_to(self.lane(name), at, is_fault=True)
+
+    def wait(self, index: int, name: str = "a") -> None:
+        """A line failed there and is due again."""
+        self.run.note(index, LineState(faults=1, backend=name))
+        queue_of(self.run).wait_until(index, 0.0)
+        self.scheduler.line_waits(queue_of(self.run))
+
+
+@pytest.fixture
+async def make_pair() -> AsyncIterator[Callable[..., Awaitable[Pair]]]:
+    pool = pool_of({"a": FakeCaller(), "b": FakeCaller()}, monotonic=lambda: 0.0)
+
+    async def make(total: int = 1, **settings: Any) -> Pair:
+        b = {"models": ("m",), "max_in_flight": 1, **settings}
+        await pool.replace([config_of("a", models=("m",)), config_of("b", **b)])
+        return Pair(pool, make_run(total))
+
+    yield make
+    await pool.aclose()
+
+
+MakePair = Callable[..., Awaitable[Pair]]
+
+
+async def test_a_line_that_failed_goes_to_another_that_is_idle(make_pair: MakePair) -> None:
+    pair = await make_pair()
+    assert pair.to() == (0, "a")
+    pair.fail(0)
+    assert pair.to() == (0, "b")
+
+
+async def test_a_line_that_failed_goes_back_while_the_other_makes_way_for_guests(
+    make_pair: MakePair,
+) -> None:
+    pair = await make_pair(polite=True, polite_floor=0, polite_hold=3600)
+    politeness = pair.lane("b").backend.politeness
+    assert politeness is not None
+    politeness.seen(0.0, Load(running=2, waiting=1), 0)
+    assert pair.to() == (0, "a")
+    pair.fail(0)
+    assert pair.to() == (0, "a")
+
+
+async def test_lines_that_failed_go_back_to_one_that_does_well_if_the_other_is_full(
+    make_pair: MakePair,
+) -> None:
+    pair = await make_pair(MAX_WAITING + 10)
+    pair.fill("b")
+    queue = queue_of(pair.run)
+    for _ in range(MAX_WAITING):
+        index = queue.take(0.0, "a", 4, lambda: True)
+        assert index is not None
+        pair.wait(index)
+    assert [pair.to(), pair.to(), pair.to()] == [(0, "a"), (MAX_WAITING, "a"), (1, "a")]
+
+
+async def test_while_nothing_but_faults_comes_lines_wait_for_the_other_and_one_tries_now_and_then(
+    make_pair: MakePair,
+) -> None:
+    pair = await make_pair(3)
+    pair.fill("b")
+    assert [pair.to(), pair.to(), pair.to()] == [(0, "a"), (1, "a"), (2, "a")]
+    for index in range(3):
+        pair.fail(index, at=10.0)
+    assert pair.to(10.0) is None
+    assert pair.to(30.0) == (0, "a")
+    assert pair.to(30.0) is None
+    pair.scheduler.came_to(pair.lane("a"), 31.0, is_fault=False)
+    assert [pair.to(31.0), pair.to(31.0)] == [(1, "a"), (2, "a")]
+
+
+async def test_a_batch_whose_line_waits_for_another_backend_is_read_on(
+    make_pair: MakePair,
+) -> None:
+    pair = await make_pair(2)
+    pair.fill("b")
+    run = pair.run
+    pair.scheduler.remove(run)
+    groups = [Group("m", 1 + at, at, 1, is_rest=False) for at in range(2)]
+    states = {0: LineState(faults=1, backend="a")}
+    queue = LineQueue("m", groups, lambda at, n: array("I", range(at, at + n)), run.ledger, states)
+    run.queues = [queue]
+    pair.add(run)
+    assert pair.to() is None
+    queue.fill()
+    pair.scheduler.wake(queue)
+    assert pair.to() == (0, "a")
+    queue.wait_until(0, 0.0)
+    pair.scheduler.came_to(pair.lane("a"), 0.0, is_fault=True)
+    pair.scheduler.line_waits(queue)
+    assert pair.to() is None
+    assert list(pair.scheduler.hungry) == [queue]
+    queue.fill()
+    pair.scheduler.wake(queue)
+    assert pair.to() == (1, "a")

@@ -5,8 +5,9 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -17,11 +18,15 @@ from batchd.engine.inspection import Inspection, Verdict
 from batchd.engine.validator import Validator
 from batchd.grouping import Order, open_order
 from batchd.jsonl import IndexedLines
-from batchd.model import BatchRecord, Control, Counts
+from batchd.model import BatchRecord, Control, Counts, NewBatch
 from batchd.states import BatchStatus, Event
 from tests.support.fakes import HastyDisk
-from tests.support.parts import Parts, opened, request, requests
+from tests.support.parts import ENDPOINT, WINDOW, Parts, opened, request, requests
 from tests.support.waiting import until
+
+
+def input_of(inspection: Inspection) -> Path:
+    return vars(inspection)["_places"].input
 
 
 class HeldInspections:
@@ -29,12 +34,14 @@ class HeldInspections:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = 0
+        self.batches: list[str] = []
         self.told_to_stop = 0
         self.go_on = threading.Event()
         judge, stop = Inspection.judge, Inspection.stop
 
         def held(inspection: Inspection) -> Verdict:
             self.begun += 1
+            self.batches.append(input_of(inspection).parent.name)
             assert self.go_on.wait(5)
             return judge(inspection)
 
@@ -307,6 +314,162 @@ async def test_a_full_disk_postpones(
     async with opened(tmp_path, FullOnce()) as parts:
         await Validating(parts).judged(requests("a"), BatchStatus.IN_PROGRESS)
     assert "validation_postponed" in [record.message for record in caplog.records]
+
+
+class FullFor(HastyDisk):
+    """Has no room for the holds of some batches."""
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+        self.asked: list[str] = []
+
+    def link_or_copy(self, source: Path, target: Path) -> None:
+        self.asked.append(target.parent.name)
+        if target.parent.name in self.refused:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().link_or_copy(source, target)
+
+
+async def test_what_is_postponed_holds_up_nobody(tmp_path: Path) -> None:
+    disk = FullFor()
+    async with opened(tmp_path, disk) as parts:
+        it = Validating(parts)
+        file = await parts.upload(requests("a"))
+        refused = [await parts.create(file.id) for _ in range(6)]
+        disk.refused |= {record.id for record in refused}
+        record = await parts.create(file.id)
+        async with it.running():
+            await it.until_status(record.id, BatchStatus.IN_PROGRESS)
+            assert sorted(disk.asked) == sorted([*disk.refused, record.id]), "each of them once"
+
+
+async def test_what_is_postponed_again_and_again_waits_longer_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.engine.validator._POSTPONED", 0.01)
+    monkeypatch.setattr("batchd.engine.validator._LONGEST_POSTPONED", 0.02)
+    disk = FullFor()
+    async with opened(tmp_path, disk) as parts:
+        it = Validating(parts)
+        record = await parts.create((await parts.upload(requests("a"))).id)
+        disk.refused.add(record.id)
+        times: list[float] = []
+        async with it.running():
+            for tries in range(1, 5):
+                await until(lambda tries=tries: len(disk.asked) >= tries)
+                times.append(asyncio.get_running_loop().time())
+            disk.refused.clear()
+            await it.until_status(record.id, BatchStatus.IN_PROGRESS)
+    assert times[3] - times[1] > 0.03
+
+
+class Unreadable(HastyDisk):
+    """Cannot give out what lies under one name."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.path = Path()
+
+    def open_read(self, path: Path) -> BinaryIO:
+        if path == self.path:
+            raise OSError(self.number, os.strerror(self.number))
+        return super().open_read(path)
+
+
+def cannot_read(number: int, faulty: Container[Path]) -> Callable[[Inspection], Verdict]:
+    """A judge who meets an error of the disk in some inputs."""
+    judge = Inspection.judge
+
+    def failing(inspection: Inspection) -> Verdict:
+        if input_of(inspection) in faulty:
+            raise OSError(number, os.strerror(number))
+        return judge(inspection)
+
+    return failing
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+async def test_an_input_that_the_disk_cannot_read_is_corrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    disk = Unreadable(number)
+    async with opened(tmp_path, disk) as parts:
+        it = Validating(parts)
+        file = await parts.upload(requests("a"))
+        record = await parts.create(file.id)
+        disk.path = parts.spool.file(file.id)
+        faulty = [parts.spool.input(record.id)]
+        monkeypatch.setattr(Inspection, "judge", cannot_read(number, faulty))
+        async with it.running():
+            failed = await it.until_status(record.id, BatchStatus.FAILED)
+            await until(lambda: it.holds(record.id) == [])
+    assert failed.errors is not None
+    (error,) = failed.errors
+    assert (error.code, error.param) == ("file_corrupt", "file_id")
+    assert f"The bytes of file {file.id} are damaged: it cannot be read" in error.message
+    [said] = [entry for entry in caplog.records if entry.message == "damage_found"]
+    assert vars(said)["path"] == f"files/{file.id}"
+
+
+async def test_an_error_of_the_disk_that_passes_only_postpones(
+    it: Validating, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("batchd.engine.validator._POSTPONED", 0.01)
+    record = await it.parts.create((await it.parts.upload(requests("a"))).id)
+    faulty = [it.parts.spool.input(record.id)]
+    monkeypatch.setattr(Inspection, "judge", cannot_read(errno.EIO, faulty))
+    async with it.running():
+        await until(lambda: "validation_postponed" in caplog.text)
+        faulty.clear()
+        await it.until_status(record.id, BatchStatus.IN_PROGRESS)
+    assert "damage_found" not in caplog.text
+
+
+async def create_for(owner: str, parts: Parts, data: bytes) -> BatchRecord:
+    async with parts.files.receive() as upload:
+        await upload.write(data)
+        file = await parts.files.create(
+            owner, upload, filename="a.jsonl", purpose="batch", expires_after=None
+        )
+    wish = NewBatch(
+        input_file_id=file.id,
+        endpoint=ENDPOINT,
+        completion_window="24h",
+        window=WINDOW,
+        output_expires_after=3600,
+    )
+    return await parts.batches.create(owner, wish)
+
+
+async def test_the_one_file_of_an_owner_does_not_wait_for_the_many_of_another(
+    it: Validating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldInspections(monkeypatch)
+    many = [await create_for("anna", it.parts, requests("a")) for _ in range(9)]
+    one = await create_for("ben", it.parts, requests("a"))
+    async with it.running():
+        await until(lambda: len(held.batches) == 4)
+        assert set(held.batches) == {one.id, *(record.id for record in many[:3])}
+        held.go_on.set()
+        for record in [*many, one]:
+            await it.until_status(record.id, BatchStatus.IN_PROGRESS)
+
+
+async def test_a_small_file_does_not_wait_for_any_number_of_large_ones(
+    it: Validating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldInspections(monkeypatch)
+    monkeypatch.setattr("batchd.engine.validator._SMALL", len(requests("a")))
+    large = [await create_for("anna", it.parts, requests("abc")) for _ in range(6)]
+    async with it.running():
+        await until(lambda: len(held.batches) == 3)
+        small = await create_for("anna", it.parts, requests("a"))
+        it.bell.ring()
+        await until(lambda: len(held.batches) == 4)
+        assert held.batches[3] == small.id
+        held.go_on.set()
+        for record in [*large, small]:
+            await it.until_status(record.id, BatchStatus.IN_PROGRESS)
 
 
 class DeletedMeanwhile(HastyDisk):

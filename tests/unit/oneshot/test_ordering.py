@@ -7,6 +7,7 @@ import pytest
 from batchd.errors import FileCorrupt
 from batchd.model import Reply, RequestLine
 from batchd.oneshot.ordering import write_ordered
+from batchd.oneshot.place import RunRefused
 from batchd.wire.lines import reply_line
 
 TAG = b"0123abcd"
@@ -46,3 +47,11 @@ def test_what_an_earlier_life_wrote_is_replaced(tmp_path: Path) -> None:
 def test_a_damaged_line_is_said_and_not_passed_on(tmp_path: Path, damaged: bytes) -> None:
     with pytest.raises(FileCorrupt):
         ordered(tmp_path, [result(0), damaged], 3)
+
+
+def test_a_full_disk_is_said_with_what_is_not_lost(tmp_path: Path) -> None:
+    source = tmp_path / "results"
+    source.write_bytes(result(0))
+    why = "put in order in /dev: No space left on device; nothing is lost"
+    with pytest.raises(RunRefused, match=why):
+        write_ordered(source, Path("/dev/full"), TAG, 1)

@@ -37,6 +37,15 @@ def test_a_place_where_nothing_was_begun_leaves_with_its_lock(directory: Path) -
     assert not directory.exists()
 
 
+def test_what_somebody_else_has_put_there_stays(directory: Path) -> None:
+    with locked(directory, Disk()) as place:
+        place.begin(BEGUN)
+        (directory / "theirs").mkdir()
+        (directory / "answers.jsonl").write_bytes(b"{}\n")
+        place.end()
+    assert sorted(path.name for path in directory.iterdir()) == ["answers.jsonl", "theirs"]
+
+
 def test_what_was_begun_stays_until_it_is_over(directory: Path) -> None:
     begin(directory)
     with locked(directory, Disk()) as place:
@@ -166,3 +175,13 @@ def test_a_word_that_nobody_can_read_is_said(directory: Path) -> None:
         locked(directory, Disk()) as place,
     ):
         place.begun()
+
+
+def test_a_full_disk_names_the_directory_and_what_is_lost(directory: Path) -> None:
+    class Full(Disk):
+        def append(self, descriptor: int, data: bytes) -> None:  # noqa: ARG002 - the disk's
+            raise OSError(28, "No space left on device")
+
+    why = rf"{directory} cannot be written: No space left on device; nothing was sent"
+    with pytest.raises(RunRefused, match=why), locked(directory, Full()):
+        pass

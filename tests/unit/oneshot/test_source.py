@@ -69,3 +69,29 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_a_directory_is_no_input(tmp_path: Path) -> None:
     with pytest.raises(RunRefused, match="cannot be read"), opened(tmp_path, tmp_path):
         pass
+
+
+def test_an_input_that_fails_while_it_is_read_is_named(tmp_path: Path) -> None:
+    broken = Path("/proc/self/mem")  # a file of which the first page is not there
+    with pytest.raises(RunRefused, match=r"mem cannot be read: "), opened(broken, tmp_path):
+        pass
+
+
+def test_a_stream_that_cannot_be_kept_names_the_directory(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    keeper = os.open(pipe, os.O_RDWR)
+    beside = tmp_path / "gone"
+    why = rf"pipe cannot be kept in {beside}: No such file or directory; .*--state"
+    with pytest.raises(RunRefused, match=why), opened(pipe, beside):
+        pass
+    os.close(keeper)
+
+
+def test_a_name_that_is_not_utf8_is_told_with_a_mark_for_what_it_cannot_say(
+    tmp_path: Path,
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl"))
+    path.write_bytes(LINE)
+    with opened(path, tmp_path) as source:
+        assert source.name == "caf\ufffd.jsonl"

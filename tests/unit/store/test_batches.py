@@ -92,8 +92,8 @@ async def test_what_is_listed_as_unfinished_is_what_is_not_terminal(database: Da
     assert {name: control.status for name, control in controls.items()} == expected
     for status in BatchStatus:
         for kind in ("out", "err"):
-            owned = await table.owns_file(database, f"{status}-{kind}")
-            assert owned == (status in UNFINISHED)
+            found = await database.row(table.OWNS_FILE, {"file_id": f"{status}-{kind}"})
+            assert (found is not None) == (status in UNFINISHED)
 
 
 def test_every_list_of_statuses_in_sql_is_a_known_one() -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from batchd.model import InboxClaim, LineError
+from batchd.store import files
 from batchd.store import inbox as table
 from tests.support.parts import Parts, opened
 
@@ -73,3 +74,24 @@ async def test_only_ended_batches_are_deliverable_and_only_once(parts: Parts) ->
     assert [claim.batch_id for claim in await table.deliverable(parts.database)] == [batch.id]
     await parts.database.write(lambda tx: table.delivered(tx, batch.id, 7))
     assert await table.deliverable(parts.database) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [table.OPEN, table.STEMS, table.SHARES, table.DELIVERABLE, table.RUNNING, files.EXPIRED],
+)
+async def test_what_is_done_with_is_not_walked_through_at_every_look(
+    parts: Parts, statement: str
+) -> None:
+    """Rows stay for ever, and there is an index of those that still matter."""
+    params = {"after": 0, "limit": 1, "now": 1}
+    plan = await parts.database.rows(f"EXPLAIN QUERY PLAN {statement}", params)
+    steps = [str(step["detail"]) for step in plan]
+    walked = [step for step in steps if step.startswith("SCAN") and "USING INDEX" not in step]
+    assert [step for step in walked if "VIRTUAL TABLE" not in step] == []
+
+
+async def test_open_claims_come_oldest_first(parts: Parts) -> None:
+    for inode in (9, 3, 5):
+        await insert(parts, inode=inode, stem=f"s{inode}", batch_id=f"batch_{inode}")
+    assert [claim.inode for claim in await table.open_claims(parts.database)] == [9, 3, 5]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchd.engine.linecheck import LineChecker
 from batchd.model import Failure, FailureKind, LineFile, Reply, RequestLine
 from batchd.wire.lines import (
     CANCELLED,
@@ -246,6 +247,19 @@ def test_what_is_no_request_is_an_error(text: bytes) -> None:
         request_line(0, text)
 
 
+# What a decoder of numbers takes offence at.
+ODD_NUMBERS = [
+    b"1" + b"0" * 400,
+    b"-1" + b"0" * 400,
+    b"9" * 5000,
+    b"1e999",
+    b"-1e999",
+    b"[1e999]",
+    b'{"a":[-1e999]}',
+    b"1" * 400 + b".5",
+]
+
+
 @pytest.mark.parametrize(
     ("body", "most"),
     [
@@ -256,8 +270,53 @@ def test_what_is_no_request_is_an_error(text: bytes) -> None:
         (b'{"model":"m","max_tokens":"many"}', None),
         (b'{"model":"m","max_tokens":true}', None),
         (b'{"model":"m","max_tokens":1.5}', None),
+        (b'{"model":"m","max_tokens":0}', 0),
+        (b'{"model":"m","max_tokens":-1}', None),  # as llama.cpp spells "as many as you like"
+        (b'{"model":"m","max_tokens": 999999999 }', 999_999_999),
+        (b'{"model":"m","max_tokens":9999999999}', None),
+        (b'{"model":"m","max_tokens":7,"max_completion_tokens":null}', 7),
+        (b'{"model":"m","max_tokens":7,"max_completion_tokens":1e999}', 7),
+        *((b'{"model":"m","max_tokens":%b}' % odd, None) for odd in ODD_NUMBERS),
     ],
 )
 def test_a_request_tells_how_long_its_answer_may_be(body: bytes, most: int | None) -> None:
     text = b'{"custom_id":"a","body":' + body + b"}"
     assert request_line(0, text).max_tokens == most
+
+
+ODD_VALUES = st.one_of(
+    st.sampled_from([*ODD_NUMBERS, b'"\xff"', b'"\\u0000"', b"true", b'""', b"[]", b"{}"]),
+    st.integers().map(lambda number: b"%d" % number),
+    VALUES.map(lambda value: json.dumps(value).encode()),
+)
+# Of two fields of one name the last counts, whoever reads them.
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([b"max_tokens", b"max_completion_tokens", b"messages", b"n", b"stream"]),
+        ODD_VALUES,
+    )
+)
+SPACES = st.sampled_from([b"", b" ", b"\t", b"\r"])
+
+
+@given(FIELDS, st.text(), SPACES, SPACES, st.randoms())
+def test_whatever_passes_validation_can_be_sent_as_it_stands(
+    odd: list[tuple[bytes, bytes]], name: str, space: bytes, other: bytes, shuffled: Random
+) -> None:
+    named = [(b"model", b'"m"'), (b"messages", b"[]"), *odd]
+    shuffled.shuffle(named)
+    fields = [b'"%b"%b:%b%b' % (field, space, other, value) for field, value in named]
+    body = b"{%b%b}" % (space, b",".join(fields))
+    line = b'{"custom_id":%b,"method":"POST","url":"/v1/chat/completions","body":%b%b%b}' % (
+        json.dumps(name).encode(),
+        other,
+        body,
+        space,
+    )
+    checked = LineChecker("/v1/chat/completions", None).check(line, 1)
+    if checked.errors:
+        return
+    found = request_line(3, line)
+    assert (found.custom_id, found.model) == (checked.custom_id, checked.model)
+    assert found.body == body
+    assert found.max_tokens is None or 0 <= found.max_tokens < 10**9

@@ -10,6 +10,8 @@ from batchd.wire.lines import reply_line
 from batchd.wire.usage import answer_usage, result_usage, summed_usage
 from tests.unit.wire.test_lines import GOLDEN, LINE, TAG
 
+HUGE = b"9" * 401
+
 
 @pytest.mark.parametrize(
     ("usage", "expected"),
@@ -34,6 +36,25 @@ from tests.unit.wire.test_lines import GOLDEN, LINE, TAG
         ),
         (b'{"prompt_tokens":3,"prompt_tokens_details":null}', Usage(3, 0, 0, 0, 3)),
         (b'{"prompt_tokens":-3,"input_tokens":2,"total_tokens":-1}', Usage(2, 0, 0, 0, 2)),
+        (
+            b'{"prompt_tokens":1000000000000,"total_tokens":1000000000001}',
+            Usage(10**12, 0, 0, 0, 10**12),
+        ),
+        (
+            b'{"prompt_tokens":3,"completion_tokens":%b,"total_tokens":7}' % HUGE,
+            Usage(3, 0, 0, 0, 7),
+        ),
+        (
+            b'{"prompt_tokens":3,"completion_tokens":4,"total_tokens":%b}' % HUGE,
+            Usage(3, 0, 4, 0, 7),
+        ),
+        (b'{"input_tokens":3,"prompt_tokens":%b}' % HUGE, Usage(3, 0, 0, 0, 3)),
+        (
+            b'{"total_tokens":7,"prompt_tokens_details":{"cached_tokens":%b}}' % HUGE,
+            Usage(0, 0, 0, 0, 7),
+        ),
+        (b'{"total_tokens":1e999}', NO_USAGE),
+        (b'{"total_tokens":%b}' % (b"9" * 5000), NO_USAGE),
         (b"{}", NO_USAGE),
         (b"null", NO_USAGE),
         (b'{"prompt_tokens":"many"}', NO_USAGE),
@@ -58,7 +79,7 @@ def test_a_null_among_the_numbers_leaves_the_others() -> None:
 
 
 NUMBERS = st.sampled_from(
-    [b"0", b"3", b"7", b"-2", b"null", b"1.5", b"2.0", b"1e2", b'"5"', b"true", b"9" * 25]
+    [b"0", b"3", b"7", b"-2", b"null", b"1.5", b"2.0", b"1e2", b'"5"', b"true", b"9" * 25, HUGE]
 )
 DETAILS = st.one_of(
     st.sampled_from([b"null", b"{}", b"[]", b"{"]),

@@ -22,6 +22,7 @@ from batchd.damage import Damage
 from batchd.disk import Disk
 from batchd.engine.engine import Engine, EngineBells
 from batchd.engine.found import FoundLimits
+from batchd.memory import Memory
 from batchd.metrics import Metrics
 from batchd.process import most_in_flight
 from batchd.room import Room
@@ -73,6 +74,7 @@ class Core:
             reserve=config.storage.reserve,
             ballast=config.storage.ballast,
         )
+        self._memory = Memory(config.storage.memory)
         self._engine_bells = EngineBells()
         self.bells = Bells([self._engine_bells, *bells])
 
@@ -117,6 +119,7 @@ class Core:
             room=self.room,
             writer=writer,
             pool=pool,
+            memory=self._memory,
             metrics=self.metrics,
             damage=self.damage,
             now=time.time,
@@ -137,7 +140,11 @@ class Core:
             config: BackendConfig,
         ) -> contextlib.AbstractAsyncContextManager[HttpCaller]:
             return opened_caller(
-                config, self._environment, now=time.time, new_request_id=_new_request_id
+                config,
+                self._environment,
+                memory=self._memory,
+                now=time.time,
+                new_request_id=_new_request_id,
             )
 
         pool = Pool(

@@ -77,22 +77,23 @@ class Backend:
 
     def configure(self, config: BackendConfig, caller: Caller) -> None:
         """Take new settings; what is in flight, what was learned and what was found stays."""
+        self.politeness = self._politeness_of(config)
         self.config, self.caller = config, caller
-        self.politeness = self._politeness()
         self.listing.configure(config, caller)
         self.lanes.configure(config)
         if self.parking.reason in REFUSALS:
             self.parking.end_refusal(self.monotonic())  # the key may be another one now
 
-    def _politeness(self) -> Politeness | None:
+    def _politeness_of(self, config: BackendConfig) -> Politeness | None:
         """As the settings say; one that has seen somebody goes on, if they say the same."""
-        config, known = self.config, self.politeness
         if not config.polite:
             return None
-        floor, hold = config.polite_floor, config.polite_hold
-        if known is not None and (known.floor, known.hold) == (floor, hold):
-            return known
-        return Politeness(floor=floor, hold=hold)
+        said, before = (
+            (of.polite_floor, of.polite_hold, of.load_url) for of in (config, self.config)
+        )
+        if self.politeness is not None and said == before:
+            return self.politeness
+        return Politeness(floor=config.polite_floor, hold=config.polite_hold)
 
     @property
     def name(self) -> str:

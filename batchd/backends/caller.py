@@ -12,6 +12,7 @@ from batchd.backends.client import Client, Connections, connections
 from batchd.backends.key import Key
 from batchd.backends.models import ListedModel, listed_models
 from batchd.config import BackendConfig
+from batchd.memory import Memory
 from batchd.model import Outcome, RequestLine
 
 _MODELS_TIMEOUT = 3.0
@@ -39,12 +40,13 @@ class Caller(Protocol):
 class HttpCaller:
     """One server's; its connections and its key are open."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is, and what it is handed
         self,
         config: BackendConfig,
         opened: Connections,
         key: Key,
         *,
+        memory: Memory,
         now: Callable[[], float],
         new_request_id: Callable[[], str],
     ) -> None:
@@ -53,7 +55,12 @@ class HttpCaller:
         self._models_url = config.base_url.rstrip("/") + "/models"
         self._origin = urlsplit(config.base_url)[:2]
         self._client = Client(
-            opened, config, key=lambda: key.text, now=now, new_request_id=new_request_id
+            opened,
+            config,
+            key=lambda: key.text,
+            memory=memory,
+            now=now,
+            new_request_id=new_request_id,
         )
 
     async def send(self, endpoint: str, line: RequestLine) -> Outcome:
@@ -113,6 +120,7 @@ async def opened_caller(
     config: BackendConfig,
     environment: Mapping[str, str],
     *,
+    memory: Memory,
     now: Callable[[], float],
     new_request_id: Callable[[], str],
 ) -> AsyncGenerator[HttpCaller]:
@@ -120,4 +128,4 @@ async def opened_caller(
     key = Key(config, environment)
     await key.load()
     async with connections(config) as opened:
-        yield HttpCaller(config, opened, key, now=now, new_request_id=new_request_id)
+        yield HttpCaller(config, opened, key, memory=memory, now=now, new_request_id=new_request_id)

@@ -20,6 +20,7 @@ import msgspec
 
 from batchd.backends.hints import quota, wait_hint
 from batchd.config import BackendConfig
+from batchd.memory import Memory, TakePiece
 from batchd.model import NO_USAGE, Failure, FailureKind, Outcome, Reply, RequestLine, Usage
 from batchd.wire.lines import one_line
 from batchd.wire.usage import answer_usage
@@ -92,12 +93,13 @@ async def _note_reuse(
 class Client:
     """Sends requests to one backend over kept-alive connections."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is, and what it is handed
         self,
         opened: Connections,
         config: BackendConfig,
         *,
         key: Callable[[], str | None],
+        memory: Memory,
         now: Callable[[], float],
         new_request_id: Callable[[], str],
     ) -> None:
@@ -105,6 +107,7 @@ class Client:
         self._config = config
         self._base = config.base_url.rstrip("/")
         self._key = key
+        self._memory = memory
         self._now = now
         self._new_request_id = new_request_id
 
@@ -141,7 +144,11 @@ class Client:
             )
         async with response:
             trace.answered = True
-            answer = await self._read(response)
+            return await self._answer(response)
+
+    async def _answer(self, response: aiohttp.ClientResponse) -> Outcome:
+        with self._memory.reading() as take:
+            answer = await self._read(response, take)
             if len(answer) < _OFFLOAD:
                 return self._judge(response, answer)
             return await asyncio.to_thread(self._judge, response, answer)
@@ -153,7 +160,7 @@ class Client:
             headers["Authorization"] = f"Bearer {key}"
         return headers
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, take: TakePiece) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -163,6 +170,7 @@ class Client:
             size += len(piece)
             if size > self._config.max_answer_size:
                 raise _TooLarge
+            await take(len(piece))
             pieces.append(piece)
 
     async def _piece(self, content: aiohttp.StreamReader) -> bytes:

@@ -126,8 +126,8 @@ class Politeness:
     """How many requests of ours may be in flight beside others'. Pure."""
 
     def __init__(self, *, floor: int, hold: float) -> None:
-        self.floor = floor
-        self.hold = hold
+        self._floor = floor
+        self._hold = hold
         self._places: int | None = None
         self._ours = 0
         self._looks = 0  # in a row that showed a guest
@@ -144,7 +144,7 @@ class Politeness:
             return
         self._looks += 1
         if load.waiting or self._looks >= _LOOKS_TO_BELIEVE or self.yields(now):
-            self._until = now + self.hold
+            self._until = now + self._hold
 
     def yields(self, now: float) -> bool:
         """Whether a guest was seen lately."""
@@ -153,15 +153,15 @@ class Politeness:
     def bound(self, now: float) -> int | None:
         """At most so many may be in flight; None for no bound."""
         if self.yields(now):
-            return self.floor
+            return self._floor
         if self._places is not None:
-            return max(self.floor, self._places - 1, 1)
+            return max(self._floor, self._places - 1, 1)
         return None
 
     def note(self, now: float) -> str | None:
         """Why less is sent than could be, as words for people; None if nothing is held back."""
         if self.yields(now):
-            return f"makes way for others' requests: at most {self.floor} in flight"
+            return f"makes way for others' requests: at most {self._floor} in flight"
         return None
 
 

@@ -19,6 +19,7 @@ from batchd.engine.scheduler import Scheduler
 from batchd.engine.troubles import Troubles
 from batchd.engine.validator import Validator
 from batchd.files import Files
+from batchd.memory import Memory
 from batchd.metrics import Metrics
 from batchd.retry import Policy
 from batchd.room import Room
@@ -48,6 +49,7 @@ class Engine:
         room: Room,
         writer: Writer,
         pool: Pool,
+        memory: Memory,
         metrics: Metrics,
         damage: Damage,
         now: Callable[[], float],
@@ -75,7 +77,7 @@ class Engine:
             spool.disk,
             inputs,
             _policy(config.retries),
-            memory=config.storage.memory,
+            memory=memory,
             drain=config.server.drain,
             draw=draw,
             drained=bells.keeper.ring,

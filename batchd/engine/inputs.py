@@ -35,20 +35,16 @@ class InputLost(Exception):
 
 
 class Pick(msgspec.Struct, frozen=True):
-    """A line that was given a slot and is not read yet. ``answer``: the size that is expected."""
+    """A line that was given a slot and is not read yet."""
 
     run: Run
     queue: LineQueue
     index: int
     slot: Slot
-    answer: int
 
 
 class Read(msgspec.Struct, frozen=True):
-    """A picked line as read: ``line`` is None if the input has lost it.
-
-    ``size``: of the line and of the answer that is expected.
-    """
+    """A picked line as read: ``line`` is None if the input has lost it."""
 
     pick: Pick
     line: RequestLine | None
@@ -85,15 +81,12 @@ class Inputs:
             return self._lines(batch_id).read(index)
 
     def read_picks(self, picks: list[Pick], room: int, *, alone: bool) -> list[Read]:
-        """Read lines from the front as far as they and their answers have ``room``.
-
-        One at least, if ``alone``.
-        """
+        """Read lines from the front as far as there is ``room``; one at least, if ``alone``."""
         found: list[Read] = []
         for pick in picks:
             line, size = None, 0
             try:
-                size = self.length(pick.run.id, pick.index) + pick.answer
+                size = self.length(pick.run.id, pick.index)
                 if size > room and (found or not alone):
                     break
                 line = request_line(pick.index, self.read(pick.run.id, pick.index))

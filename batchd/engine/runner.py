@@ -2,8 +2,7 @@
 
 Pull-based: a line is read when a slot is free for it, so memory holds the lines in flight and no
 others. Three bounds apply: the backends' slots (free again as soon as the answer is read), twice
-as many lines sent but not yet durable, and a byte budget for bodies and answers: from when a line
-is read, its answer is counted as large as others were lately.
+as many lines sent but not yet durable, and a byte budget for bodies and answers (``memory``).
 
 Cancelled half-way an attempt records nothing, so its line is sent again after a restart: at least
 once to a backend, exactly once in the result files.
@@ -18,8 +17,9 @@ from batchd.bell import Bell
 from batchd.disk import Disk
 from batchd.engine.inputs import Inputs, Pick, Read
 from batchd.engine.reading import fill, give_up_orders
-from batchd.engine.runs import CLOSING, AnswerSizes, Run, Runs
+from batchd.engine.runs import CLOSING, Run, Runs
 from batchd.engine.scheduler import Scheduler
+from batchd.memory import Memory
 from batchd.model import NO_USAGE, Failure, LineFile, Outcome, Reply, RequestLine
 from batchd.retry import RATE_LIMITED, Park, Policy, Requeue, Settle, decide, is_fault
 from batchd.states import BatchStatus
@@ -43,7 +43,7 @@ class Runner:
         inputs: Inputs,
         policy: Policy,
         *,
-        memory: int,
+        memory: Memory,
         drain: float,
         draw: Callable[[], float],
         drained: Callable[[], None],
@@ -59,8 +59,6 @@ class Runner:
         self._draw = draw
         self._drained = drained
         self._wake = Bell()
-        self._answers = AnswerSizes(memory)
-        self.held = 0  # bytes of memory, for bodies and answers
 
     def ring(self) -> None:
         """Something may go that could not."""
@@ -97,7 +95,7 @@ class Runner:
         if not picks:
             return bool(self._scheduler.hungry)
         found = await self._disk.run(
-            self._inputs.read_picks, picks, self._memory - self.held, alone=self.held == 0
+            self._inputs.read_picks, picks, self._memory.room, alone=self._memory.held == 0
         )
         now = asyncio.get_running_loop().time()
         for read in found:
@@ -132,15 +130,13 @@ class Runner:
     def _picks(self, now: float) -> list[Pick]:
         """A line for each free slot, as far as the bounds allow."""
         picks: list[Pick] = []
-        room = self._memory - self.held
-        while room > 0 and not self._writer.is_full:
+        while self._memory.room > 0 and not self._writer.is_full:
             found = self._scheduler.next(now)
             if found is None:
                 break
-            pick = Pick(*found, self._answers.of(found[0]))
+            pick = Pick(*found)
             pick.run.unsettled += 1
             picks.append(pick)
-            room -= pick.answer
         return picks
 
     def _until_ready(self) -> float:
@@ -157,12 +153,13 @@ class Runner:
         self._scheduler.landed(pick.run)
         pick.queue.put_back(pick.index)
         self._scheduler.wake(pick.queue)
-        self._unsettle(pick.run)
+        pick.run.unsettled -= 1
+        self._tell_if_quiet(pick.run)
 
     def _start(self, attempts: asyncio.TaskGroup, read: Read) -> None:
         pick, line = read.pick, read.line
         run = pick.run
-        self.held += read.size
+        self._memory.take(read.size)
         if line is None:
             self._lose_input(run)
         if line is None or run.status is not BatchStatus.IN_PROGRESS:
@@ -197,7 +194,6 @@ class Runner:
         state = pick.run.state(line.index)
         decision = decide(outcome, state, slot.standing, self._policy, jitter=self._draw())
         slot.came_to(outcome, decision)
-        self._learn(pick, outcome)
         if not isinstance(decision, Park):
             now = asyncio.get_running_loop().time()
             self._scheduler.came_to(slot.lane, now, is_fault=is_fault(outcome))
@@ -208,13 +204,6 @@ class Runner:
                 self._requeue(pick, decision, size, decision.delay)
             case Park():
                 self._requeue(pick, decision, size, _BEHIND_OTHERS + self._holds(pick, decision))
-
-    def _learn(self, pick: Pick, outcome: Outcome) -> None:
-        """How large answers are; once that is known, all of the batch's lines may go."""
-        was_held_back = pick.run.is_held_back
-        self._answers.came(pick.run, outcome, pick.slot.lane.backend.config.max_answer_size)
-        if was_held_back and not pick.run.is_held_back:
-            self._scheduler.wake_all(pick.run)
 
     def _holds(self, pick: Pick, park: Park) -> float:
         """For how long a park keeps its line back, beside the backend, which keeps the time.
@@ -250,12 +239,12 @@ class Runner:
             which, usage = LineFile.ERROR, NO_USAGE
             text = failure_line(run.tag, line, outcome)
             log_failure(run, line, outcome)
-        more = len(text) - pick.answer
-        self.held += more
+        held = size + len(text)
+        self._memory.take(len(text))
 
         def durable() -> None:
             pick.queue.gone(line.index)
-            self._let_go(pick, size + more)
+            self._let_go(pick, held)
             if run.is_drained:
                 self._scheduler.remove(run)
                 self._drained()
@@ -264,16 +253,10 @@ class Runner:
 
     def _let_go(self, pick: Pick, size: int) -> None:
         pick.slot.settle()
-        self.held -= size
+        self._memory.give(size)
+        pick.run.unsettled -= 1
         self._wake.ring()
-        self._unsettle(pick.run)
-
-    def _unsettle(self, run: Run) -> None:
-        was_held_back = run.is_held_back
-        run.unsettled -= 1
-        if was_held_back:
-            self._scheduler.wake_all(run)
-        self._tell_if_quiet(run)
+        self._tell_if_quiet(pick.run)
 
     def _tell_if_quiet(self, run: Run) -> None:
         if run.is_quiet and (run.status in CLOSING or run.input_lost):

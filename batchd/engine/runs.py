@@ -5,7 +5,7 @@ validation alike. It holds a bitmap of done lines, a queue for each model, and a
 each line that waits or has failed before: never a line itself.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -16,15 +16,7 @@ from batchd.attempts import Attempts
 from batchd.engine.queue import LineQueue
 from batchd.grouping import LineOrder
 from batchd.ledger import Ledger
-from batchd.model import (
-    BatchRecord,
-    FailureKind,
-    LineFile,
-    Outcome,
-    Progress,
-    Reply,
-    Retrying,
-)
+from batchd.model import BatchRecord, LineFile, Progress, Retrying
 from batchd.progress import LiveProgress
 from batchd.retry import LineState
 from batchd.states import BatchStatus
@@ -39,22 +31,7 @@ NEW_LINE = LineState()
 
 _NOTED = 64  # models of a batch that are looked at for why it waits
 
-_FADE = 0.95  # of the largest answer, with each answer
-_FIRST_ANSWERS = 16  # fill the memory, as long as no answer of their endpoint was seen
-_FIRST_LINES = 16  # of a batch, on their way before it is known how large its answers are
-
 CLOSING = frozenset({BatchStatus.FINALIZING, BatchStatus.CANCELLING})
-
-
-class Answers:
-    """How large answers have been lately. ``largest`` fades; None before the first."""
-
-    def __init__(self) -> None:
-        self.largest: float | None = None
-
-    def came(self, size: int) -> None:
-        """One of so many bytes has come."""
-        self.largest = max(size, _FADE * (self.largest or 0.0))
 
 
 class Run:
@@ -86,7 +63,6 @@ class Run:
         )
         self.attempts: set[asyncio.Task[None]] = set()
         self.unsettled = 0  # lines sent whose result is not durable
-        self.answers = Answers()
         self.closing_since: float | None = None
         self.is_ending = False
         self.input_lost = order is None
@@ -95,11 +71,6 @@ class Run:
     def is_quiet(self) -> bool:
         """Nothing of it is in flight or on its way to disk."""
         return not self.attempts and self.unsettled == 0
-
-    @property
-    def is_held_back(self) -> bool:
-        """Whether its first lines are on their way: their answers may be of any size."""
-        return self.answers.largest is None and self.unsettled >= _FIRST_LINES
 
     @property
     def is_drained(self) -> bool:
@@ -141,37 +112,6 @@ class Run:
     def close(self) -> None:
         self.ledger.close()
         self.attempts_file.close()
-
-
-class AnswerSizes:
-    """How much of so much ``memory`` an answer is expected to take: as the last ones of its batch.
-
-    Before the first of these, as the last ones of its endpoint; before any, one of a few shares.
-    """
-
-    def __init__(self, memory: int) -> None:
-        self._unknown = memory // _FIRST_ANSWERS
-        self._by_endpoint = defaultdict[str, Answers](Answers)
-
-    def of(self, run: Run) -> int:
-        """What one of this run's is expected to take."""
-        for answers in (run.answers, self._by_endpoint[run.endpoint]):
-            if answers.largest is not None:
-                return int(answers.largest)
-        return self._unknown
-
-    def came(self, run: Run, outcome: Outcome, cap: int) -> None:
-        """An attempt came to this. ``cap``: the most that is read of an answer.
-
-        Errors say nothing: they are small, however large answers are.
-        """
-        if isinstance(outcome, Reply):
-            size = len(outcome.body) if outcome.ok else None
-        else:
-            size = cap if outcome.kind is FailureKind.TOO_LARGE else None
-        if size is not None:
-            run.answers.came(size)
-            self._by_endpoint[run.endpoint].came(size)
 
 
 def durable(ledger: Ledger) -> Progress:

@@ -172,7 +172,7 @@ class Scheduler:
                 found = seat.run, seat.queue, index, self._taken(seat, lane, now)
                 break
             seats.leave(seat)
-            if not seat.is_gone and seat.queue.has_due and not seat.run.is_held_back:
+            if not seat.is_gone and seat.queue.has_due:
                 self._note_hunger(seat)
                 waiting.append(seat)
             else:
@@ -183,7 +183,7 @@ class Scheduler:
         return found
 
     def _index_of(self, seat: Seat, lane: Lane, now: float) -> int | None:
-        if seat.is_gone or seat.run.is_held_back:
+        if seat.is_gone:
             return None
         return seat.queue.take(now, lane.name, lane.groups, partial(self._spares, lane, now))
 
@@ -194,7 +194,8 @@ class Scheduler:
         faults comes there they would use up their attempts, so they wait for one that is busy,
         too, and a single line tries now and then whether it does better.
         """
-        if self._pool.lane(lane.model, now, avoid=lane.name) is not None:
+        other = self._pool.lane(lane.model, now, avoid=lane.name)
+        if other is not None and not other.backend.pulse.is_suspect:
             return True
         failed_at = self._failing.get(lane)
         if failed_at is None or (not lane.in_flight and now >= failed_at + _TRY_AGAIN):
@@ -240,11 +241,6 @@ class Scheduler:
         seat = self._seats.get(queue)
         if seat is not None:
             self._wake(seat)
-
-    def wake_all(self, run: Run) -> None:
-        """More of this batch's lines may go, whatever their models."""
-        for queue in run.queues:
-            self.wake(queue)
 
     def next_at(self, now: float) -> float:
         """When a line may go: infinity if something else must happen first."""

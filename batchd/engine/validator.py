@@ -137,6 +137,8 @@ class Validator:
         self._postponed = {key: at for key, at in self._postponed.items() if key in controls}
         for batch_id in self._turns.unknown(waiting):
             self._turns.note(batch_id, await self._input(batch_id))
+        if self._room.is_full:  # nothing is begun, and afterwards nothing has been in vain
+            self._postponed.clear()
         now = _monotonic()
         later = {key for key, postponed in self._postponed.items() if postponed.at > now}
         due = [batch_id for batch_id in waiting if batch_id not in later]

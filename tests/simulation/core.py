@@ -25,6 +25,7 @@ from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import Runs
 from batchd.engine.validator import Validator
+from batchd.memory import Memory
 from batchd.metrics import Metrics
 from batchd.model import BatchRecord, LineError
 from batchd.retry import Policy
@@ -121,7 +122,7 @@ class Core:
             world.disk,
             inputs,
             _POLICY,
-            memory=plan.memory,
+            memory=Memory(plan.memory),
             drain=plan.drain,
             draw=world.chance.random,
             drained=self.bells.keeper.ring,

@@ -12,6 +12,7 @@ from batchd.engine.recovery import Recovery
 from batchd.engine.runner import Runner
 from batchd.engine.runs import Run, Runs
 from batchd.engine.scheduler import Scheduler
+from batchd.memory import Memory
 from batchd.retry import Policy
 from tests.support.fakes import FakeCaller, config_of, pool_of
 from tests.support.parts import Parts
@@ -52,6 +53,7 @@ class Bench:
             max_running=int(bounds.get("max_running", 0)),
             max_running_per_owner=int(bounds.get("max_running_per_owner", 0)),
         )
+        self.memory = Memory(int(bounds.get("memory", 1 << 20)))
         self.runner = Runner(
             self.runs,
             self.scheduler,
@@ -59,7 +61,7 @@ class Bench:
             parts.spool.disk,
             self.inputs,
             Policy(fault_limit=3, first_delay=0.002),
-            memory=int(bounds.get("memory", 1 << 20)),
+            memory=self.memory,
             drain=bounds.get("drain", 5),
             draw=lambda: 0.0,
             drained=self._note_drained,

@@ -632,6 +632,9 @@ async def test_a_changed_configuration_does_not_forget_the_others_on_its_server(
     assert not it.may_go()
     await it.pool.replace([config_of("gpu", **polite | {"polite_floor": 2})])
     assert it.may_go()
+    elsewhere = polite | {"load_url": "http://127.0.0.1:9/metrics"}
+    await it.pool.replace([config_of("gpu", **elsewhere)])
+    assert it.backend.politeness is not politeness  # the old places told nothing of it
     await it.pool.replace([config_of("gpu")])
     assert it.backend.politeness is None
 

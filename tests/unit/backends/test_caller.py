@@ -11,6 +11,7 @@ import pytest
 from batchd.backends.caller import HttpCaller, opened_caller
 from batchd.config import BackendConfig
 from batchd.errors import ConfigError
+from batchd.memory import Memory
 from batchd.model import Reply, RequestLine
 from tests.support.fakes import Clock
 from tests.support.model_server import ModelServer
@@ -30,7 +31,11 @@ class Opening:
     async def caller(self, **settings: Any) -> AsyncGenerator[HttpCaller]:
         config = BackendConfig(base_url=self.server.base_url, name="gpu", **settings)
         async with opened_caller(
-            config, self.environment, now=Clock(), new_request_id=lambda: "req_new"
+            config,
+            self.environment,
+            memory=Memory(1 << 20),
+            now=Clock(),
+            new_request_id=lambda: "req_new",
         ) as opened:
             yield opened
 
@@ -160,7 +165,9 @@ async def test_another_server_that_tells_the_load_gets_no_key(opening: Opening) 
 async def test_what_is_no_list_of_models_is_none(body: bytes) -> None:
     async with answering(body) as (url, _):
         config = BackendConfig(base_url=url)
-        async with opened_caller(config, {}, now=Clock(), new_request_id=str) as caller:
+        async with opened_caller(
+            config, {}, memory=Memory(1 << 20), now=Clock(), new_request_id=str
+        ) as caller:
             assert await caller.models() is None
             assert await caller.is_alive()
 

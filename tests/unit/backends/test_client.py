@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
-from batchd.backends.client import Client, connections
+from batchd.backends.client import Client, Connections, connections
 from batchd.config import BackendConfig
+from batchd.memory import Memory
 from batchd.model import Failure, FailureKind, Reply, RequestLine, Usage
 from batchd.settings import Duration, Size
 from tests.support.model_server import ModelServer
@@ -20,6 +21,23 @@ ENDPOINT = "/v1/chat/completions"
 def line(behave: str = "ok", *, size: int = 0, nonce: str = "n") -> RequestLine:
     body = {"model": "m", "nonce": nonce, "behave": behave, "more": "x" * size}
     return RequestLine(0, "a", "m", json.dumps(body).encode())
+
+
+def client_of(
+    both: Connections,
+    settings: BackendConfig,
+    *,
+    key: str | None = None,
+    memory: Memory | None = None,
+) -> Client:
+    return Client(
+        both,
+        settings,
+        key=lambda: key,
+        memory=memory or Memory(1 << 30),
+        now=lambda: 0.0,
+        new_request_id=lambda: "req_new",
+    )
 
 
 @contextlib.asynccontextmanager
@@ -33,9 +51,7 @@ async def opened(server: ModelServer, patience: float) -> AsyncGenerator[Client]
         max_answer_size=Size(600_000),
     )
     async with connections(settings) as both:
-        yield Client(
-            both, settings, key=lambda: "key", now=lambda: 0.0, new_request_id=lambda: "req_new"
-        )
+        yield client_of(both, settings, key="key")
 
 
 @pytest.fixture
@@ -134,9 +150,7 @@ async def test_what_is_no_answer_is_a_failure(
 async def test_where_no_server_can_be_none_is_reached() -> None:
     settings = BackendConfig(base_url="http://127.0.0.1:8000")
     async with connections(settings) as both:
-        client = Client(
-            both, settings, key=lambda: None, now=lambda: 0.0, new_request_id=lambda: "req_new"
-        )
+        client = client_of(both, settings)
         # As part of the port, of which there are not so many.
         assert await client.send("0/chat", line()) == Failure(FailureKind.UNREACHABLE)
 
@@ -229,11 +243,62 @@ async def test_a_request_id_is_passed_on_if_it_is_plain(given: str, kept: bool) 
     port = server.sockets[0].getsockname()[1]
     settings = BackendConfig(base_url=f"http://127.0.0.1:{port}/v1")
     async with server, connections(settings) as opened:
-        client = Client(
-            opened, settings, key=lambda: None, now=lambda: 0.0, new_request_id=lambda: "req_new"
-        )
+        client = client_of(opened, settings)
         found = await client.send(ENDPOINT, line())
     assert isinstance(found, Reply)
     assert found.request_id == (given if kept else "req_new")
     assert b"authorization" not in seen[0].lower()
     assert seen[0].startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+
+
+class Watched(Memory):
+    """Notes the most that was held."""
+
+    most = 0
+
+    def _taken(self, reading: object, count: int) -> None:
+        super()._taken(reading, count)  # type: ignore[arg-type] # a reading is its own affair
+        self.most = max(self.most, self.held)
+
+
+async def test_answers_that_come_all_at_once_are_read_as_there_is_room() -> None:
+    size, many, all_are_asked = 3_000_000, 20, asyncio.Event()
+    body = b'{"text":"%b"}' % (b"x" * size)
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        if asked == many:
+            all_are_asked.set()
+        await all_are_asked.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = BackendConfig(base_url=f"http://127.0.0.1:{port}/v1")
+    memory = Watched(10_000_000)
+    async with server, connections(settings) as both:
+        client = client_of(both, settings, memory=memory)
+        found = await asyncio.gather(*(client.send(ENDPOINT, line()) for _ in range(many)))
+    assert all(isinstance(reply, Reply) and reply.body == body for reply in found)
+    assert 10_000_000 < memory.most <= 10_000_000 + len(body)
+    assert memory.held == 0
+
+
+async def test_an_answer_over_the_cap_or_broken_off_is_held_no_more(
+    model_server: ModelServer,
+) -> None:
+    memory = Memory(1 << 20)
+    settings = BackendConfig(base_url=model_server.base_url, max_answer_size=Size(1000))
+    async with connections(settings) as both:
+        client = client_of(both, settings, memory=memory)
+        for behave, kind in (
+            ("huge:5000", FailureKind.TOO_LARGE),
+            ("cut", FailureKind.RESET),
+        ):
+            assert await client.send(ENDPOINT, line(behave)) == Failure(kind)
+            assert memory.held == 0

@@ -7,7 +7,7 @@ import pytest
 
 from batchd.attempts import Attempts
 from batchd.engine.queue import LineQueue
-from batchd.engine.runs import Answers, Run, Runs
+from batchd.engine.runs import Run, Runs
 from batchd.gathering import Group
 from batchd.grouping import LineOrder
 from batchd.ledger import Bitmap, Ledger, Tally
@@ -77,17 +77,6 @@ def test_what_a_line_has_been_through_is_forgotten_when_it_settles() -> None:
     run.settled(0)
     assert run.state(0) == LineState()
     assert run.state(1) == LineState(faults=1)
-
-
-def test_answers_are_expected_to_be_as_large_as_the_largest_lately() -> None:
-    answers = Answers()
-    assert answers.largest is None
-    for size in (2_000, 1_000_000, 3_000):
-        answers.came(size)
-    assert 900_000 < (answers.largest or 0) <= 1_000_000
-    for _ in range(200):
-        answers.came(2_000)
-    assert answers.largest == 2_000
 
 
 def test_a_run_without_an_order_has_lost_its_input() -> None:

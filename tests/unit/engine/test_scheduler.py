@@ -508,3 +508,20 @@ async def test_a_batch_whose_line_waits_for_another_backend_is_read_on(
     queue.fill()
     pair.scheduler.wake(queue)
     assert pair.to() == (1, "a")
+
+
+async def test_a_line_that_failed_goes_to_no_other_that_is_thought_gone(
+    make_pair: MakePair,
+) -> None:
+    """Not even as the line that tries whether it is: that may hang there for minutes."""
+    pair = await make_pair()
+    assert pair.to() == (0, "a")
+    pulse = pair.lane("b").backend.pulse
+    for _ in range(10):
+        pulse.answered(0.0, 0.1, is_fault=True)
+    assert pulse.wants_look(0.0, in_flight=1)
+    for at in range(8):
+        pulse.looked(float(at), is_alive=False)
+    assert pulse.wants_line
+    pair.fail(0)
+    assert pair.to() == (0, "a")

@@ -37,6 +37,7 @@ _INVALID_FORMAT = "Invalid file format for Batch API. Must be .jsonl"
 _NOT_UTF8 = "Invalid file for Batch API. Must be utf-8 encoded"
 _BATCH_OF_EXPIRED = 100
 _ASKED_AT_ONCE = 1000
+_LONGEST_KEPT = 30 * 86400  # for an outbox, seconds after the expiry
 _PIECE = 1 << 20
 # What a disk says of bytes that it cannot give out; trying again is of no use.
 _UNREADABLE = frozenset({errno.EIO, errno.ESTALE, errno.EBADMSG, errno.EUCLEAN})
@@ -65,6 +66,7 @@ class Files:
         self._lifetime = lifetime
         self._now = now
         self._draw = draw
+        self._patience = 0
 
     @property
     def room(self) -> Room:
@@ -219,21 +221,29 @@ class Files:
             raise params.no_such_file(file_id)
         await self._remove_bytes(file_id)
 
+    def keep_undelivered(self) -> None:
+        """There is an outbox: what is to go there may stay when it has expired, if not for ever."""
+        self._patience = _LONGEST_KEPT
+
     async def has_expired(self) -> bool:
         """Whether there is anything for ``remove_expired`` to remove."""
-        return bool(await table.expired(self._database, int(self._now()), 1))
+        return bool(await self._expired(1))
 
     async def remove_expired(self) -> int:
         """Remove what has passed its ``expires_at``; how many files that were.
 
-        Results that are still to be delivered to an outbox stay until they are.
+        Results that are still to be delivered to an outbox stay until they are, for a while.
         """
         removed = 0
-        while found := await table.expired(self._database, int(self._now()), _BATCH_OF_EXPIRED):
+        while found := await self._expired(_BATCH_OF_EXPIRED):
             for file_id in found:
                 await self._bury(file_id)
             removed += len(found)
         return removed
+
+    async def _expired(self, limit: int) -> list[str]:
+        now = int(self._now())
+        return await table.expired(self._database, now, limit, patience=self._patience)
 
     async def _bury(self, file_id: str) -> None:
         now = int(self._now())

@@ -39,7 +39,8 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 def die(reason: str) -> NoReturn:
     """End at once: what is in memory can no longer be written down."""
     log.critical("batchd_died", extra={"reason": reason})
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody may be there to hear it
+        sys.stderr.flush()
     os._exit(FATAL)
 
 

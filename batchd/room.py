@@ -64,6 +64,8 @@ class Room:
                 self._disk.remove(self._ballast)
             if self._missing:
                 self._given_up = self._disk.size(self._given_up_mark) is not None
+                if not self.is_for_ledgers():
+                    self._note_full()
             else:
                 self._disk.remove(self._given_up_mark)
         if self.free() < _TO_OPEN:

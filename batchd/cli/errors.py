@@ -8,6 +8,7 @@ from batchd.errors import BatchdError
 DONE, FAILED, BAD_CONFIGURATION = 0, 1, 78  # and 2, which click gives for wrong usage
 NOT_ACCEPTED, NOT_FOUND = 401, 404
 _SERVER_ERROR = 500
+_BAD_GATEWAY, _GATEWAY_TIMEOUT = 502, 504
 
 
 class CommandFailed(BatchdError):
@@ -35,6 +36,11 @@ class Refused(CommandFailed):
             return self
         text = f"{str(self).rstrip('.')}: {advice}"
         return Refused(text, status=status, retriable=self._retriable)
+
+    @property
+    def is_definite(self) -> bool:
+        """Whether nothing was done. A proxy that got no answer does not know."""
+        return self.status not in (_BAD_GATEWAY, _GATEWAY_TIMEOUT)
 
     @property
     def passing(self) -> bool:

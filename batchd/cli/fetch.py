@@ -119,8 +119,10 @@ def _tell_what_stays(
     """Some of the files are written, and must not get the same lines again."""
     for place in wanted.targets.told(written):
         click.echo(place, err=True)
-    on = wanted.go_on(client, batch_id, found.cursors[batch_id], follow=False)
-    click.echo(f"To go on behind that:\n  {on}", err=True)
+    if batch_id in found.has_more:
+        on = wanted.behind(client, batch_id, found.cursors[batch_id], written)
+        click.echo(f"To go on behind that:\n  {on}", err=True)
+    click.echo(f"For what is missing:\n  {wanted.missing(client, batch_id, written)}", err=True)
 
 
 def _write_unless_empty(target: Target, pieces: Iterator[bytes]) -> bool:

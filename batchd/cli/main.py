@@ -4,17 +4,16 @@
 """
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
-from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import cast
 
 import click
 
 from batchd.cli.errors import BAD_CONFIGURATION, DONE, FAILED
 from batchd.cli.show import printable
+from batchd.cli.streams import end, if_heard, open_what_is_closed, tell
 from batchd.errors import BatchdError, ConfigError
 
 # Each command: where it is (module:name), and its help, so that `--help` imports none of them.
@@ -75,13 +74,11 @@ def batchd() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    _open_what_is_closed()
+    open_what_is_closed()
     _write_any_text()
     code = _done(args)
-    try:
-        sys.stdout.flush()
-    except OSError:  # as was said, or nobody reads; the interpreter would try again at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        end(stream)
     return code
 
 
@@ -91,31 +88,23 @@ def _done(args: Sequence[str] | None) -> int:
         code = cast("int | None", batchd.main(args, prog_name="batchd", standalone_mode=False))
         click.echo(nl=False)  # flushes
     except click.ClickException as error:
-        error.show()
+        with if_heard():
+            error.show()
         return error.exit_code
     except BrokenPipeError:
         return FAILED
     except (KeyboardInterrupt, click.Abort):
-        click.echo("batchd: interrupted", err=True)
+        tell("batchd: interrupted")
         return FAILED
     except BatchdError as error:
-        click.echo(f"batchd: {printable(str(error))}", err=True)
+        tell(f"batchd: {printable(str(error))}")
         return BAD_CONFIGURATION if isinstance(error, ConfigError) else FAILED
     except OSError as error:
         what = "standard output cannot be written" if _was_printing(error) else error.filename
         told = ": ".join(str(part) for part in (what, error.strerror or error) if part)
-        click.echo(f"batchd: {printable(told)}", err=True)
+        tell(f"batchd: {printable(told)}")
         return FAILED
     return code or DONE
-
-
-def _open_what_is_closed() -> None:
-    """Let nothing else get the number of a standard stream, and be written to in its place."""
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - so it is when it was closed
-        # Not for writing: who prints there is told that it cannot be.
-        sys.stdout = TextIOWrapper(BufferedWriter(FileIO(os.open(os.devnull, os.O_RDONLY), "wb")))
-    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison] - as above
-        sys.stderr = TextIOWrapper(BufferedWriter(FileIO(os.devnull, "wb")))
 
 
 def _was_printing(error: OSError) -> bool:

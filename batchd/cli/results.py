@@ -41,13 +41,13 @@ class Target(NamedTuple):
         return str(self.path) == "-"
 
     @property
-    def _is_device(self) -> bool:
+    def is_device(self) -> bool:
         """``/dev/null``, a pipe: written to where it stands, never replaced."""
         return self.path.exists() and not self.path.is_file() and not self.path.is_dir()
 
     def check(self) -> None:
         """Say now what would go wrong later."""
-        if self.is_stdout or self._is_device:
+        if self.is_stdout or self.is_device:
             return
         parent = self.path.resolve().parent
         if self.path.is_dir():
@@ -66,7 +66,7 @@ class Target(NamedTuple):
         try:
             if self.is_stdout:
                 _copy(pieces, sys.stdout.buffer)
-            elif self._is_device:
+            elif self.is_device:
                 with self.path.open("wb") as out:
                     _copy(pieces, out)
             else:
@@ -84,7 +84,7 @@ class Target(NamedTuple):
         if self.is_stdout:
             yield sys.stdout.buffer
             return
-        mode = "ab" if self.appends else "wb" if self.force or self._is_device else "xb"
+        mode = "ab" if self.appends else "wb" if self.force or self.is_device else "xb"
         try:
             out = FileIO(self.path, mode)
         except OSError as error:
@@ -95,7 +95,7 @@ class Target(NamedTuple):
     @property
     def is_ours(self) -> bool:
         """Whether it is a file in which nothing but results stands."""
-        return not self.is_stdout and not self._is_device
+        return not self.is_stdout and not self.is_device
 
     def clear(self) -> None:
         """There is nothing to write: let no older file pass for it."""
@@ -171,6 +171,12 @@ def _ended_in_order() -> Generator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def has_twice(targets: Iterable[Target]) -> bool:
+    """Whether one would overwrite another. A terminal or a device may be several at once."""
+    places = [target.path.resolve() for target in targets if not target.is_device]
+    return len(set(places)) < len(places)
+
+
 class Fetched(NamedTuple):
     """What was written, and what kept the rest from it."""
 
@@ -200,7 +206,11 @@ class Targets(NamedTuple):
     def check(self) -> None:
         for target in self.wanted:
             target.check()
-        if len({target.path.resolve() for target in self.wanted}) < len(self.wanted):
+        self.check_apart()
+
+    def check_apart(self) -> None:
+        """A usage error unless they go to two places."""
+        if has_twice(self.wanted):
             raise click.UsageError("the output and the errors cannot go to the same place")
 
     def fetch(self, client: Client, batches: Sequence[Batch]) -> list[Target]:

@@ -10,6 +10,7 @@ from typing import Literal, TypedDict, Unpack
 import click
 
 from batchd.cli.options import with_config, with_json
+from batchd.cli.results import Targets
 
 _target = click.Path(path_type=Path, allow_dash=True, readable=False)
 _STDIO = Path("-")
@@ -138,8 +139,7 @@ def _stem(path: Path) -> str:
 
 
 def _check_places(source: Path, output: Path, errors: Path, *, as_json: bool) -> None:
-    if output.resolve() == errors.resolve():
-        raise click.UsageError("the output and the errors cannot go to the same place")
+    Targets.at(output, errors, force=False).check_apart()
     if source != _STDIO and source.resolve() in {output.resolve(), errors.resolve()}:
         raise click.UsageError(f"the results cannot go to the input, {source}")
     if as_json and _STDIO in {output, errors}:

@@ -19,6 +19,7 @@ from batchd.cli.errors import DONE, FAILED
 from batchd.cli.objects import Batch, notes
 from batchd.cli.screen import Screen, batch_of, so_far
 from batchd.cli.show import batch_errors, echo_json, outcome, printable
+from batchd.cli.streams import tell
 from batchd.disk import Disk
 from batchd.errors import BatchdError, ConfigError
 from batchd.oneshot.handover import Target, Targets, deliver
@@ -225,7 +226,7 @@ class _Running:
 
     def _die(self, reason: str) -> None:
         self._screen.close()
-        click.echo(f"batchd: {printable(reason)}. {self._how_to_go_on()}", err=True)
+        tell(f"batchd: {printable(reason)}. {self._how_to_go_on()}")
         die(reason)
 
     # -- how it ended
@@ -245,7 +246,7 @@ class _Running:
             echo_json({**batch, **paths})
         told = self._told(batch, targets, is_over=is_over, has_errors=has_errors)
         to_stderr = as_json or not is_over or output.path is None or errors.path is None
-        click.echo("\n".join(told), err=to_stderr)
+        (tell if to_stderr else click.echo)("\n".join(told))
 
     def _told(
         self, batch: Batch, targets: Targets, *, is_over: bool, has_errors: bool

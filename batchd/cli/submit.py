@@ -19,7 +19,7 @@ from batchd.cli.objects import Batch
 from batchd.cli.options import pairs, with_client, with_json
 from batchd.cli.parts import Most, split
 from batchd.cli.progress import Display
-from batchd.cli.results import Fetched, Targets, target_type
+from batchd.cli.results import Fetched, Targets, has_twice, target_type
 from batchd.cli.sending import Job, submit_all
 from batchd.cli.show import echo_json, lines, number, outcome, printable, size, what_next
 from batchd.cli.watch import OnDetach, come_back, url_option, watch
@@ -138,8 +138,7 @@ def _planned(
 ) -> list[Job | None]:
     """A job for each input. Standard input is read last: after all else is known to be well."""
     jobs = [None if is_stdin(path) else _plan(path, asked) for path in inputs]
-    wanted = [target.path.resolve() for job in jobs if job for target in job.targets.wanted]
-    if len(set(wanted)) < len(wanted):
+    if has_twice(target for job in jobs if job for target in job.targets.wanted):
         raise click.UsageError("the results of two inputs would go to the same file")
     if None in jobs:
         targets = _targets(asked, Path("-") if asked["wait"] else None, None)

@@ -74,7 +74,8 @@ def create_once(create: Callable[[str], Batch], says: Says, clock: Clock = time)
     """Make a batch under a key of its own, so that an answer that was lost can be asked for again.
 
     Whoever calls this has heard from the daemon just before: it is away for a moment at most.
-    ``InDoubt`` if it was asked and has not answered; any other end means that nothing was made.
+    ``InDoubt`` if it was asked and has not answered, whatever it answers when it is asked again;
+    any other end means that nothing was made.
     """
     key, in_doubt = new_key(), False
 
@@ -83,8 +84,8 @@ def create_once(create: Callable[[str], Batch], says: Says, clock: Clock = time)
         before, in_doubt = in_doubt, True
         try:
             return create(key)
-        except Refused:  # an answer, but to this attempt alone
-            in_doubt = before
+        except Refused as error:  # an answer, but to this attempt alone
+            in_doubt = before or not error.is_definite
             raise
 
     try:
@@ -93,7 +94,9 @@ def create_once(create: Callable[[str], Batch], says: Says, clock: Clock = time)
         if not in_doubt:
             raise
         raise InDoubt("interrupted before batchd had answered") from None
-    except Unreachable as error:
+    except CommandFailed as error:
+        if not in_doubt:
+            raise
         raise InDoubt(str(error)) from None
 
 

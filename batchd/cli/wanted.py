@@ -103,21 +103,48 @@ class Wanted(NamedTuple):
 
     def go_on(self, client: Client, batch_id: str, cursor: str | None, *, follow: bool) -> str:
         """The command that goes on behind ``cursor`` with the same lines to the same places."""
-        asked = self.asked
         # Without a cursor there is a file already, and nothing in it.
-        force = cursor is None and bool(asked["output"] or asked["errors"])
+        force = cursor is None and bool(self.asked["output"] or self.asked["errors"])
+        again = _Again(cursor, follow=follow, force=force)
+        return self._command(client, batch_id, again, self.targets.wanted)
+
+    def missing(self, client: Client, batch_id: str, written: Sequence[Target]) -> str:
+        """The command that was given, without the places that were written."""
+        again = _Again(self.asked["after"], force=self.asked["force"])
+        missing = [target for target in self.targets.wanted if target not in written]
+        return self._command(client, batch_id, again, missing)
+
+    def behind(
+        self, client: Client, batch_id: str, cursor: str | None, written: Sequence[Target]
+    ) -> str:
+        """The command that goes on behind ``cursor``, only where something was written."""
+        return self._command(client, batch_id, _Again(cursor), written)
+
+    def _command(
+        self, client: Client, batch_id: str, again: "_Again", targets: Sequence[Target]
+    ) -> str:
+        asked = self.asked
+        to_output, to_errors = (target in targets for target in self.targets)
         words = {
-            "--follow": follow,
-            f"--after {cursor}": cursor is not None,
-            "--failed": asked["failed"],
-            "--completed": asked["completed"],
+            "--follow": again.follow,
+            f"--after {shlex.quote(again.after or '')}": again.after is not None,
+            "--failed": asked["failed"] and to_output,
+            "--completed": asked["completed"] and to_output,
             "--with-input": asked["with_input"],
-            f"-o {shlex.quote(str(asked['output']))}": asked["output"],
-            f"--errors {shlex.quote(str(asked['errors']))}": asked["errors"],
-            "--force": force,
+            f"-o {shlex.quote(str(asked['output']))}": asked["output"] and to_output,
+            f"--errors {shlex.quote(str(asked['errors']))}": asked["errors"] and to_errors,
+            "--force": again.force,
         }
         given = " ".join(["", *(word for word, is_given in words.items() if is_given)])
         return f"batchd results {batch_id}{given}{url_option(client)}"
+
+
+class _Again(NamedTuple):
+    """How results are asked for again."""
+
+    after: str | None
+    follow: bool = False
+    force: bool = False
 
 
 def _check_usage(ids: Sequence[str], asked: Asked) -> None:

@@ -1,9 +1,9 @@
 """Brings results back: when the batch of a dropped file has ended, its files go to the outbox.
 
 Results are copies: whoever takes them away, takes nothing from batchd. They are made when that
-leaves the reserve free on the disk of the outbox, and do not expire before. The last status comes
-last. A crash at any point redoes the delivery from the start; what is there already is recognized
-and stays. ``delivered_at`` is the commit.
+leaves the reserve free on the disk of the outbox. The last status comes last. A crash at any point
+redoes the delivery from the start; what is there already is recognized and stays. ``delivered_at``
+is the commit.
 """
 
 import asyncio

@@ -56,6 +56,7 @@ class Inbox:
         self._path = path
         self._config = config
         self._database = database
+        self._files = files
         self._batches = batches
         self._arrived = Bell()
         self._ended = bell
@@ -74,9 +75,12 @@ class Inbox:
         self._delivery = Delivery(database, files, batches, now=now, ring=self._arrived.ring)
 
     async def check(self) -> None:
-        """``ConfigError`` if the directories cannot be used; makes them if they are missing."""
+        """``ConfigError`` if the directories cannot be used; makes them if they are missing.
+
+        From then on results that are to come here are kept for that.
+        """
         async with _opened(self._path):
-            pass
+            self._files.keep_undelivered()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take and deliver until ``stop``."""

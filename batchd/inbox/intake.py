@@ -37,6 +37,7 @@ from batchd.store.database import Database
 log = logging.getLogger(__name__)
 
 _RETRY = 5.0  # seconds until a file that could not be taken is tried again
+_LONGEST_RETRY = 600.0  # … that failed in a way that nobody foresaw, after ever more of them
 # What is taken before somebody else's may have come: so many files, and the one that makes it so
 # many bytes.
 _PER_LOOK = 32
@@ -61,6 +62,7 @@ class Intake:
         self._shares = shares
         self._now = now
         self._complaints: dict[str, str] = {}
+        self._delays: dict[Seen, float] = {}
         self._crowded: set[int] = set()
         self._waiting: Sequence[str] = ()
         self._told_waiting: Mapping[int, bytes] | None = None
@@ -93,10 +95,15 @@ class Intake:
         return looked
 
     def _note_unlisted(self, listing: Listing) -> None:
-        """Forget complaints of what has gone; say what cannot be looked at, or is too much."""
+        """Forget what was of files that have gone; say what cannot be looked at, or is too much."""
         there = listing.seen.keys() | listing.unseen.keys()
         self._complaints = {
             name: reason for name, reason in self._complaints.items() if name in there
+        }
+        self._delays = {
+            seen: delay
+            for seen, delay in self._delays.items()
+            if listing.seen.get(seen.name) == seen
         }
         for name, reason in listing.unseen.items():
             self._complain(name, reason)
@@ -180,14 +187,18 @@ class Intake:
             log.warning("inbox_share_used", extra={"uid": uid, "files": files})
 
     async def _take(self, directories: Directories, arrival: Arrival, stop: asyncio.Event) -> None:
-        """No dropped file may end the daemon: one that nobody foresaw stays until it changes."""
+        """No dropped file may end the daemon: one that nobody foresaw waits, longer each time."""
+        seen = arrival.seen
         try:
             await self._take_or_reject(directories, arrival, stop)
         except Exception:
-            name = arrival.seen.name
-            facts = {"file": refusals.shown(name), "uid": arrival.seen.uid}
-            log.exception("inbox_failed", extra=facts)
-            self._settling.postpone(name)
+            log.exception(
+                "inbox_failed", extra={"file": refusals.shown(seen.name), "uid": seen.uid}
+            )
+            before = self._delays.get(seen)
+            delay = _RETRY if before is None else min(2 * before, _LONGEST_RETRY)
+            self._delays[seen] = delay
+            self._settling.postpone(seen.name, self._monotonic() + delay)
 
     async def _take_or_reject(
         self, directories: Directories, arrival: Arrival, stop: asyncio.Event

@@ -76,9 +76,12 @@ class Outbox:
             if not self._can_hold(candidate, mark, results):
                 continue
             # In this order, so that who sees the end of the batch sees all there is.
-            for suffix in RESULTS:
-                if suffix in results:
-                    self._publish(f"{candidate}.{suffix}", results[suffix], check_room)
+            named = {
+                f"{candidate}.{suffix}": results[suffix] for suffix in RESULTS if suffix in results
+            }
+            self._require_room(named, check_room)
+            for name, content in named.items():
+                self._folder.publish(name, content)
             with self._writing:
                 self._put(candidate, batch_id, status, durable=True)
             if candidate != claimed:
@@ -96,11 +99,15 @@ class Outbox:
             name = f"waiting.uid-{uid}.json"
             self._folder.replace(name, report, mark_of_user(uid), durable=False)
 
-    def _publish(self, name: str, content: Content, check_room: CheckRoom) -> None:
-        if self._folder.look(name) is None:
-            size = content.stat().st_size if isinstance(content, Path) else len(content)
-            check_room(self._folder.path, size)
-        self._folder.publish(name, content)
+    def _require_room(self, named: Mapping[str, Content], check_room: CheckRoom) -> None:
+        """For all that is not there yet, before any of it is."""
+        sizes = [
+            content.stat().st_size if isinstance(content, Path) else len(content)
+            for name, content in named.items()
+            if self._folder.look(name) is None
+        ]
+        if sizes:
+            check_room(self._folder.path, sum(sizes))
 
     def _put(self, stem: str, batch_id: str, status: bytes, *, durable: bool) -> bool:
         mark = _mark_of_batch(batch_id)

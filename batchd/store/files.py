@@ -31,14 +31,14 @@ ORDER BY seq ASC LIMIT :limit
 # Tombstones count: a cursor outlives its object.
 SEQ_OF = "SELECT seq FROM file WHERE id = :id AND owner = :owner"
 DELETE = f"UPDATE file SET deleted_at = :now WHERE id = :id AND owner = :owner AND {LIVE}"  # noqa: S608 - a constant
-# The results of a dropped file stay until they are in the outbox.
+# The results of a dropped file stay until they are in the outbox, or have long expired.
 EXPIRED = """
 SELECT id FROM file
 WHERE deleted_at IS NULL AND expires_at IS NOT NULL AND expires_at <= :now
-  AND id NOT IN (
+  AND (expires_at <= :long_ago OR id NOT IN (
     SELECT result.value FROM inbox_claim JOIN batch ON batch.id = inbox_claim.batch_id,
         json_each(json_array(batch.output_file_id, batch.error_file_id)) AS result
-    WHERE inbox_claim.delivered_at IS NULL AND result.value IS NOT NULL)
+    WHERE inbox_claim.delivered_at IS NULL AND result.value IS NOT NULL))
 LIMIT :limit
 """
 BURY = "UPDATE file SET deleted_at = :now WHERE id = :id AND deleted_at IS NULL"
@@ -108,8 +108,9 @@ async def seq_of(db: Database, owner: str, file_id: str) -> int | None:
     return msgspec.convert(row["seq"], int) if row else None
 
 
-async def expired(db: Database, now: int, limit: int) -> list[str]:
-    rows = await db.rows(EXPIRED, {"now": now, "limit": limit})
+async def expired(db: Database, now: int, limit: int, *, patience: int = 0) -> list[str]:
+    """What is to be removed; results that wait for an outbox so many seconds later."""
+    rows = await db.rows(EXPIRED, {"now": now, "long_ago": now - patience, "limit": limit})
     return [str(row["id"]) for row in rows]
 
 

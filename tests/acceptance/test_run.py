@@ -170,6 +170,55 @@ def test_on_a_terminal_it_draws_how_far_it_is(run: RunProcess, model_process: Mo
     assert re.search(r"\d+ of 60 lines, [\d.]+/s, \d+ s left, \d+ tokens \(\d+/s\)", text)
 
 
+def start_on_a_terminal(run: RunProcess, *options: str) -> int:
+    """Start it with a terminal for its standard error; our end of that."""
+    ours, theirs = pty.openpty()
+    run.start(*options, terminal=theirs)
+    os.close(theirs)
+    return ours
+
+
+def test_a_terminal_that_has_gone_takes_no_results_with_it(
+    run: RunProcess, model_process: ModelProcess
+) -> None:
+    model_process.set(delay=0.1)
+    ours = start_on_a_terminal(run, "--max-in-flight", "3", "--errors", "-")
+    wait_until(lambda: model_process.counts().ended >= 6, within=20)
+    os.close(ours)
+    ended = run.wait()
+    assert ended.code == 0
+    assert len(numbers(run.output.read_bytes())) == 60
+    assert not run.state.exists()
+
+
+def test_a_terminal_that_has_gone_keeps_no_line_in_flight_from_finishing(
+    run: RunProcess, model_process: ModelProcess
+) -> None:
+    model_process.set(delay=0.5)
+    ours = start_on_a_terminal(run, *WIDTH)
+    wait_until(lambda: model_process.counts().ended >= SLOTS, within=20)
+    wait_until(lambda: model_process.counts().in_flight == SLOTS)
+    os.close(ours)
+    run.signal(signal.SIGHUP)
+    assert run.wait().code == 1
+    assert len(run.recorded()) == sendings(model_process)
+    assert run.run("--json").code == 0
+    assert sendings(model_process) == 60
+
+
+def test_nobody_to_read_what_it_says_keeps_no_result_back(
+    run: RunProcess, model_process: ModelProcess
+) -> None:
+    model_process.set(delay=0.1)
+    reading, writing = os.pipe()
+    os.close(reading)
+    run.start("--max-in-flight", "8", "--errors", "-", terminal=writing)
+    os.close(writing)
+    assert run.wait().code == 0
+    assert len(numbers(run.output.read_bytes())) == 60
+    assert not run.state.exists()
+
+
 # -- interrupted, and run again
 
 
@@ -364,6 +413,12 @@ def test_a_file_that_appears_meanwhile_is_left_alone_and_nothing_is_sent_again(
     assert run.run().code == 0
     assert len(numbers(run.output.read_bytes())) == 60
     assert sendings(model_process) == 60
+
+
+def test_both_files_may_go_to_one_device(run: RunProcess) -> None:
+    places = ("-o", "/dev/null", "--errors", "/dev/null", "--state", str(run.state))
+    assert run.run(*places).code == 0
+    assert not run.state.exists()
 
 
 @pytest.mark.parametrize("where", ["state/answers.jsonl", "state"])

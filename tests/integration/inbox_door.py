@@ -96,18 +96,7 @@ async def running(
 ) -> AsyncGenerator[Door]:
     """``settings`` are those of the section."""
     door = Door(parts, path)
-    quick = InboxConfig(settle=Duration(0.05), rescan_every=Duration(60))
-    inbox = Inbox(
-        path,
-        msgspec.structs.replace(quick, **settings),
-        rules or BatchesConfig(),
-        database=parts.database,
-        files=parts.files,
-        batches=parts.batches,
-        bell=door.bell,
-        owner_of=owner_of,
-        now=parts.clock,
-    )
+    inbox = inbox_of(parts, path, door.bell, rules=rules, owner_of=owner_of, **settings)
     await inbox.check()
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -115,6 +104,30 @@ async def running(
         yield door
         stop.set()
         door.bell.ring()
+
+
+def inbox_of(
+    parts: Parts,
+    path: Path,
+    bell: Bell | None = None,
+    *,
+    rules: BatchesConfig | None = None,
+    owner_of: Callable[[int], str] = lambda _uid: LOCAL_OWNER,
+    **settings: float,
+) -> Inbox:
+    """As ``running`` makes it."""
+    quick = InboxConfig(settle=Duration(0.05), rescan_every=Duration(60))
+    return Inbox(
+        path,
+        msgspec.structs.replace(quick, **settings),
+        rules or BatchesConfig(),
+        database=parts.database,
+        files=parts.files,
+        batches=parts.batches,
+        bell=bell or Bell(),
+        owner_of=owner_of,
+        now=parts.clock,
+    )
 
 
 async def until_left(parts: Parts) -> None:

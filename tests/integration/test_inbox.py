@@ -17,7 +17,7 @@ from batchd.model import LOCAL_OWNER, LineError
 from batchd.settings import Duration
 from batchd.store import Transaction
 from batchd.store import inbox as table
-from tests.integration.inbox_door import GOOD, Door, running, until_left
+from tests.integration.inbox_door import GOOD, Door, inbox_of, running, until_left
 from tests.support.parts import Parts, opened
 from tests.support.waiting import until
 
@@ -322,6 +322,34 @@ async def test_results_that_expired_before_they_could_be_delivered_come_back_all
     assert await parts.files.remove_expired() == 2
 
 
+@pytest.mark.parametrize(
+    ("has_inbox", "days", "stay"),
+    [(True, 30, True), (True, 31, False), (False, 1, False)],
+    ids=["kept", "no longer", "without an inbox"],
+)
+async def test_results_that_nobody_delivers_are_not_kept_for_ever(
+    tmp_path: Path, has_inbox: bool, days: int, stay: bool
+) -> None:
+    async with opened(tmp_path / "state") as parts:
+        async with running(parts, tmp_path / "inbox") as door:
+            door.drop("a.toml", b'output_expires_after = "1h"')
+            door.drop("a.jsonl")
+            await door.until_there("done/a.jsonl")
+            [batch] = await door.batches()
+        await door.finish(batch, b"answers\n", b"errors\n")
+        clock = parts.clock
+    clock.at += days * 86400
+    async with opened(tmp_path / "state", clock=clock) as parts:
+        if has_inbox:
+            await inbox_of(parts, tmp_path / "inbox").check()
+        await parts.files.remove_expired()
+        there = [
+            parts.spool.file(str(file_id)).exists()
+            for file_id in (batch.output_file_id, batch.error_file_id)
+        ]
+    assert there == [stay, stay]
+
+
 async def test_a_result_file_that_was_deleted_does_not_hold_up_the_rest(
     parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -387,25 +415,66 @@ async def test_an_outbox_without_room_is_tried_again(
     assert caplog.text.count("inbox_delivery_waits") == 1
 
 
+RESERVE = 1000
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Door]:
+    """A door where some room is to stay free."""
+    async with (
+        opened(tmp_path / "state", reserve=RESERVE) as parts,
+        running(parts, tmp_path / "inbox") as door,
+    ):
+        yield door
+
+
+@pytest.mark.parametrize(
+    ("output", "errors"),
+    [(b"answers\n", b""), (b"", b"errors\n"), (b"answers\n", b"errors\n")],
+    ids=["answers", "errors", "both"],
+)
 async def test_results_are_copied_only_where_they_leave_the_reserve_free(
-    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small: Door,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    output: bytes,
+    errors: bytes,
 ) -> None:
-    monkeypatch.setattr("batchd.inbox.delivery._RETRY", 0.05)
-    door.drop("a.jsonl")
-    await door.until_there("done/a.jsonl")
-    [batch] = await door.batches()
+    monkeypatch.setattr("batchd.inbox.delivery._RETRY", 0.01)
+    small.drop("a.jsonl")
+    await small.until_there("done/a.jsonl")
+    [batch] = await small.batches()
+    left = RESERVE + len(output) + len(errors) - 1
 
     def free(_: Path) -> int:
-        return len(b"answers\n") - 1
+        return left
 
-    with monkeypatch.context() as patch:
-        patch.setattr(door.parts.spool.disk, "free", free)
-        await door.finish(batch, b"answers\n")
-        await until(lambda: "inbox_delivery_waits" in caplog.text)
-        assert set(door.names("outbox")) == {"a.status.json"}
-    await door.until_ended("a")
-    assert door.names("outbox") == ["a.output.jsonl", "a.status.json"]
+    monkeypatch.setattr(small.parts.spool.disk, "free", free)
+    await small.finish(batch, output, errors)
+    await until(lambda: "inbox_delivery_waits" in caplog.text)
+    assert set(small.names("outbox")) == {"a.status.json"}
+    left += 1
+    await small.until_ended("a")
+    there = [name for name, data in (("errors", errors), ("output", output)) if data]
+    assert small.names("outbox") == [f"a.{name}.jsonl" for name in there] + ["a.status.json"]
     assert caplog.text.count("inbox_delivery_waits") == 1
+
+
+async def test_results_that_are_there_already_need_no_room(
+    small: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.drop("a.jsonl")
+    await small.until_there("done/a.jsonl")
+    [batch] = await small.batches()
+    (small.path / "outbox/a.output.jsonl").write_bytes(b"answers\n")  # as a crash leaves it
+
+    def free(_: Path) -> int:
+        return RESERVE + len(b"errors\n")
+
+    monkeypatch.setattr(small.parts.spool.disk, "free", free)
+    await small.finish(batch, b"answers\n", b"errors\n")
+    await small.until_ended("a")
+    assert small.names("outbox") == ["a.errors.jsonl", "a.output.jsonl", "a.status.json"]
 
 
 async def test_a_delivery_that_failed_is_not_begun_again_at_each_change_of_a_batch(

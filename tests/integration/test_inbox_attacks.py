@@ -301,6 +301,7 @@ async def test_what_nobody_foresaw_of_one_file_keeps_no_other_from_being_taken(
             raise LookupError
         return options(name, text, rules)
 
+    monkeypatch.setattr("batchd.inbox.intake._RETRY", 1000)
     monkeypatch.setattr(sidecar, "options", break_down)
     (door.path / "a.toml").write_bytes(b"# odd")
     door.drop("a.jsonl")
@@ -314,6 +315,41 @@ async def test_what_nobody_foresaw_of_one_file_keeps_no_other_from_being_taken(
     [said] = [record for record in caplog.records if record.message == "inbox_failed"]
     assert vars(said)["file"] == "a.jsonl"
     assert said.exc_info is not None
+
+
+async def test_what_nobody_foresaw_is_tried_again_ever_more_rarely_and_heals_by_itself(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options, tries = sidecar.options, list[float]()
+
+    def break_down(name: str, text: bytes, rules: BatchesConfig) -> sidecar.Options:
+        tries.append(time.monotonic())
+        if len(tries) < 4:
+            raise MemoryError
+        return options(name, text, rules)
+
+    monkeypatch.setattr(sidecar, "options", break_down)
+    door.drop("a.jsonl")
+    await door.until_there("done/a.jsonl")
+    first, second, third = (later - earlier for earlier, later in itertools.pairwise(tries))
+    assert (first >= 0.05, second >= 0.1, third >= 0.2) == (True, True, True)
+    assert [record.message for record in caplog.records].count("inbox_failed") == 3
+
+
+async def test_what_nobody_foresaw_is_tried_again_for_as_long_as_it_takes(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def break_down(*_: object) -> sidecar.Options:
+        nonlocal tries
+        tries += 1
+        raise LookupError
+
+    monkeypatch.setattr("batchd.inbox.intake._LONGEST_RETRY", 0.05)
+    monkeypatch.setattr(sidecar, "options", break_down)
+    door.drop("a.jsonl")
+    await until(lambda: tries >= 10)
 
 
 async def test_what_nobody_foresaw_leaves_no_copy_behind(

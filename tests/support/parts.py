@@ -138,11 +138,11 @@ def no_accident(reason: str) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(
-    directory: Path, disk: Disk | None = None, clock: Clock | None = None
+    directory: Path, disk: Disk | None = None, clock: Clock | None = None, *, reserve: int = 0
 ) -> AsyncGenerator[Parts]:
     """The parts on ``directory``; whatever ends batchd fails the test."""
     spool = Spool(directory, disk or HastyDisk())
-    room, metrics = Room(spool.disk, directory, reserve=0), Metrics()
+    room, metrics = Room(spool.disk, directory, reserve=reserve), Metrics()
     await asyncio.to_thread(spool.prepare)
     async with (
         Database.opened(spool.database, no_accident, room.make_room) as database,

@@ -4,12 +4,15 @@ import asyncio
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batchd.process import connection_limit, handle_signals, most_in_flight
+from batchd.process import FATAL, connection_limit, handle_signals, most_in_flight
 from tests.support.waiting import until
 
 
@@ -114,3 +117,23 @@ def test_descriptors_are_shared_between_servers_and_clients(
     monkeypatch.setattr(resource, "getrlimit", limit)
     assert most_in_flight() == in_flight
     assert connection_limit(in_flight) == clients
+
+
+def test_a_process_that_must_end_ends_though_its_log_has_no_room() -> None:
+    program = (
+        "import atexit, contextlib, sys\n"
+        "from batchd.process import die\n"
+        "atexit.register(print, 'went on')\n"
+        "with contextlib.suppress(OSError):\n"
+        "    sys.stderr.write('no room')\n"
+        "die('test')\n"
+    )
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-I", "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            check=False,
+            timeout=15,
+        )
+    assert (ended.returncode, ended.stdout) == (FATAL, b"")

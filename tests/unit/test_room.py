@@ -17,6 +17,7 @@ from tests.support.waiting import until
 TOTAL = 4 << 20
 RESERVE = 1 << 20
 BALLAST = 256 << 10
+STATVFS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", *"123456")  # in its order
 
 
 class SmallDisk(HastyDisk):
@@ -171,6 +172,33 @@ def test_a_restart_knows_that_the_ballast_was_given_up(
     disk.leave(RESERVE)
     assert prepared(disk).is_for_ledgers(), "it is back"
     assert names(tmp_path) == ["ballast"]
+
+
+@pytest.mark.parametrize("free", [BALLAST, RESERVE, RESERVE + BALLAST])
+def test_the_pause_for_a_ballast_that_was_given_up_outlives_a_restart(
+    disk: SmallDisk, room: Room, said: Callable[[], list[str]], free: int
+) -> None:
+    disk.leave(0)
+    assert room.give_up_ballast()
+    disk.leave(free)
+    again = prepared(disk)
+    assert again.is_full
+    with pytest.raises(NoRoom):
+        again.check()
+    disk.leave(RESERVE + BALLAST + 1)
+    again.look()
+    assert not again.is_full
+    assert said() == ["disk_full", "disk_full", "disk_has_room"]
+
+
+def test_a_restart_with_room_for_a_ballast_that_was_given_up_tells_of_no_full_disk(
+    disk: SmallDisk, room: Room, said: Callable[[], list[str]]
+) -> None:
+    disk.leave(0)
+    assert room.give_up_ballast()
+    disk.leave(RESERVE + BALLAST + 1)
+    assert not prepared(disk).is_full
+    assert said() == ["disk_full"]
 
 
 def test_a_ballast_that_was_about_to_be_given_up_and_is_there_is_there(
@@ -328,12 +356,27 @@ def test_what_is_copied_elsewhere_on_the_disk_must_leave_the_reserve_alone(
         room.check_at(tmp_path.parent, 1001)
 
 
-def test_what_is_copied_to_another_disk_must_fit_there(disk: SmallDisk, room: Room) -> None:
+@pytest.mark.parametrize(
+    ("size", "reserve"),
+    [(100 * RESERVE, RESERVE), (10 * RESERVE, RESERVE), (5 * RESERVE, RESERVE // 2), (9, 0)],
+    ids=["large", "just large enough", "small", "tiny"],
+)
+def test_what_is_copied_to_another_disk_must_leave_the_reserve_or_a_tenth_free_there(
+    disk: SmallDisk, room: Room, monkeypatch: pytest.MonkeyPatch, size: int, reserve: int
+) -> None:
     disk.leave(0)
-    elsewhere = Path("/proc")  # a filesystem of its own, without any room
-    room.check_at(elsewhere, 0)
+    elsewhere = Path("/proc")  # a filesystem of its own
+    blocks = {"f_frsize": 1, "f_blocks": size, "f_bavail": reserve + 1000}
+    others = dict.fromkeys(("f_bsize", "f_bfree"), 1 << 40)  # not what users may have
+    told = [(blocks | others).get(name, 0) for name in STATVFS]
+
+    def statvfs(_: Path) -> os.statvfs_result:
+        return os.statvfs_result(told)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    room.check_at(elsewhere, 1000)
     with pytest.raises(OSError, match="No space left"):
-        room.check_at(elsewhere, 1)
+        room.check_at(elsewhere, 1001)
 
 
 async def test_it_is_looked_at_until_told_to_stop(

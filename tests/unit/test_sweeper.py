@@ -192,6 +192,7 @@ async def test_more_names_than_are_asked_for_at_once_are_told_apart(
 
 
 async def test_results_that_are_still_to_be_delivered_do_not_expire(it: Sweeping) -> None:
+    it.parts.files.keep_undelivered()
     record = await it.parts.running(requests("a"))
     await it.parts.database.write(lambda tx: table.insert(tx, claim(record.id)))
     await it.parts.batches.advance(record.id, Event.LINES_DONE)

@@ -29,6 +29,7 @@ from batchd.config import BackendConfig, BatchesConfig, Config, ServerConfig
 from batchd.damage import Damage
 from batchd.disk import Disk
 from batchd.engine.validator import Validator
+from batchd.memory import Memory
 from batchd.metrics import Metrics
 from batchd.room import Room
 from batchd.spool import Spool
@@ -287,6 +288,7 @@ def _pool(url: str, clock: Clock) -> contextlib.AbstractAsyncContextManager[Pool
         return opened_caller(
             config,
             {},
+            memory=Memory(1 << 20),
             now=clock,
             new_request_id=lambda: ids.request_id(secrets.token_bytes(ids.REQUEST_ID_BYTES)),
         )

@@ -90,25 +90,26 @@ def test_going_on_appends_what_is_new(
     assert out.read_bytes() == line("a") + line("b") + line("c")
 
 
-def behind(asked: str, err: str) -> list[str]:
-    """The options of the command that ``err`` tells to go on with."""
-    (command,) = [text for text in err.splitlines() if text.startswith(f"  batchd {asked}")]
-    return shlex.split(command)[1:]
+def commands(err: str) -> list[list[str]]:
+    """The options of the commands that ``err`` tells to go on with."""
+    told = [text for text in err.splitlines() if text.startswith("  batchd results")]
+    return [shlex.split(text)[1:] for text in told]
 
 
 def test_what_was_appended_does_not_come_again_when_the_other_file_fails(
     run: Run, batch: str, some: FakeResults, tmp_path: Path
 ) -> None:
     out, err = tmp_path / "the answers", tmp_path / "err"
-    command = ("results", batch, "--after", "0-0", "-o", out, "--errors")
-    broken = run(*command, "/dev/full")
+    broken = run("results", batch, "--after", "0-0", "-o", out, "--errors", "/dev/full")
     assert broken.code == 1
     assert "/dev/full cannot be written: No space left on device" in broken.err
     assert out.read_bytes() == line("a") + line("b")
-    options = behind(f"results {batch} --after 2-0", broken.err)
-    assert options[-3:] == [str(out), "--errors", "/dev/full"]
+    behind, missing = commands(broken.err)
+    assert behind == ["results", batch, "--after", "2-0", "-o", str(out)]
+    assert missing == ["results", batch, "--after", "0-0", "--errors", "/dev/full"]
     some.lines["completed"].append(line("c"))
-    assert run(*options[:-1], err).code == 0
+    assert run(*behind).code == 0
+    assert run(*missing[:-1], err).code == 0
     assert out.read_bytes() == line("a") + line("b") + line("c")
     assert err.read_bytes() == line("x")
 
@@ -118,12 +119,54 @@ def test_a_file_that_was_cut_back_gets_its_lines_when_it_goes_on(
 ) -> None:
     out, err = tmp_path / "out", tmp_path / "err"
     err.write_bytes(b"old\n")
-    some.broken = "failed"
+    some.broken, some.more = "failed", False
     broken = run("results", batch, "--after", "0-0", "-o", out, "--errors", err)
     assert (out.read_bytes(), err.read_bytes()) == (line("a") + line("b"), b"old\n")
     some.broken = ""
-    assert run(*behind("results", broken.err)).code == 0
+    (missing,) = commands(broken.err)
+    assert run(*missing).code == 0
     assert (out.read_bytes(), err.read_bytes()) == (line("a") + line("b"), b"old\n" + line("x"))
+
+
+def test_a_file_that_was_to_be_replaced_and_could_not_be_gets_no_line_twice(
+    run: Run, batch: str, some: FakeResults, tmp_path: Path
+) -> None:
+    out, err = tmp_path / "out", tmp_path / "err"
+    err.write_bytes(line("x"))
+    some.broken = "failed"
+    broken = run("results", batch, "-o", out, "--errors", err, "--force", "--completed")
+    assert err.read_bytes() == line("x")
+    behind, missing = commands(broken.err)
+    assert behind == ["results", batch, "--after", "2-0", "--completed", "-o", str(out)]
+    assert missing == ["results", batch, "--errors", str(err), "--force"]
+    some.broken = ""
+    some.lines["completed"].append(line("c"))
+    assert (run(*behind).code, run(*missing).code) == (0, 0)
+    assert out.read_bytes() == line("a") + line("b") + line("c")
+    assert err.read_bytes() == line("x")
+
+
+def test_what_tells_how_to_go_on_never_appends_to_a_file_that_was_left_alone(
+    run: Run, batch: str, some: FakeResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = tmp_path / "out", tmp_path / "err"
+    link = Path.hardlink_to
+
+    def appeared(self: Path, target: Path) -> None:
+        if self.name == "err":
+            self.write_bytes(b"theirs\n")
+        link(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", appeared)
+    broken = run("results", batch, "-o", out, "--errors", err)
+    assert "appeared meanwhile and was left alone" in broken.err
+    behind, missing = commands(broken.err)
+    some.lines["completed"].append(line("c"))
+    assert (run(*behind).code, run(*missing).code) == (0, 1)
+    assert err.read_bytes() == b"theirs\n"
+    assert run(*missing[:-1], tmp_path / "another").code == 0
+    assert out.read_bytes() == line("a") + line("b") + line("c")
+    assert (tmp_path / "another").read_bytes() == line("x")
 
 
 def test_nothing_to_go_on_from_is_told_when_nothing_was_written(
@@ -145,8 +188,8 @@ def test_ctrl_c_between_the_two_files_says_how_to_go_on(
     broken = run("results", batch, "-o", out, "--errors", err)
     assert broken.code == 1
     assert broken.err.endswith("batchd: interrupted\n")
-    some.more = False
-    assert run(*behind("results", broken.err)).code == 0
+    _, missing = commands(broken.err)
+    assert run(*missing).code == 0
     assert (out.read_bytes(), err.read_bytes()) == (line("a") + line("b"), line("x"))
 
 

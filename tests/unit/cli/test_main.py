@@ -119,3 +119,34 @@ def test_a_standard_error_that_is_closed_is_no_traceback_either() -> None:
     command = f"{sys.executable} -m batchd keys new anna 2>&-"
     done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=True)  # noqa: S603 - our own
     assert done.stdout.startswith(b"key   bd-")
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", ">&- 2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_no_file_gets_the_number_of_a_standard_stream_that_is_closed(
+    tmp_path: Path, closed: str
+) -> None:
+    found = tmp_path / "found"
+    code = (
+        "from batchd.cli.main import main; main(['list', '--url', 'http://127.0.0.1:1']); "
+        f"print(open({str(found)!r}, 'w').fileno(), file=open({str(found)!r}, 'w'))"
+    )
+    command = f'{sys.executable} -c "{code}" {closed}'
+    subprocess.run(["/bin/sh", "-c", command], check=True)  # noqa: S603 - our own
+    assert int(found.read_text()) > 2
+
+
+def test_a_standard_input_that_is_closed_is_said(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m batchd run - --backend http://127.0.0.1:1/v1 <&- >&-"
+    env = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, env=env, check=False)  # noqa: S603 - our own
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"batchd: standard input is closed: ")
+
+
+def test_nobody_to_hear_what_went_wrong_changes_no_exit_code() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "batchd", "keys", "new", "a/b"]
+    done = subprocess.run(command, stderr=writing, check=False)  # noqa: S603 - our own
+    os.close(writing)
+    assert done.returncode == 2

@@ -112,6 +112,14 @@ def test_the_two_files_are_never_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
             Targets.at(Path("out"), errors, force=True).check()
 
 
+def test_the_two_may_go_to_one_terminal(tmp_path: Path) -> None:
+    (tmp_path / "stdout").symlink_to("/dev/null")
+    (tmp_path / "stderr").symlink_to("/dev/null")
+    Targets.at(tmp_path / "stdout", tmp_path / "stderr", force=False).check()
+    with pytest.raises(click.UsageError, match="the same place"):
+        Targets.at(Path("-"), Path("-"), force=False).check()
+
+
 def test_a_pipe_or_device_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -280,6 +280,13 @@ def test_options_that_make_no_sense_are_a_usage_error(
     assert api.requests == []
 
 
+def test_both_files_may_go_to_one_terminal(run: Run, prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "stdout").symlink_to("/dev/null")
+    (tmp_path / "stderr").symlink_to("/dev/null")
+    places = ("-o", tmp_path / "stdout", "--errors", tmp_path / "stderr")
+    assert run("submit", prompts, "--wait", *places).code == 0
+
+
 def test_results_never_go_to_the_input(run: Run, api: FakeApi, prompts: Path) -> None:
     assert run("submit", prompts, "--wait", "--force", "-o", prompts).code == 2
     assert run("submit", prompts, prompts, "--wait", "-o", "x").code == 2
@@ -468,6 +475,17 @@ def test_a_create_that_is_never_answered_says_what_is_not_known(
     assert result.code == 1
     assert "Whether the batch was made is not known: see `batchd list`." in result.err
     assert len(api.batches) == 1
+
+
+def test_an_upload_stays_where_a_proxy_does_not_know_whether_there_is_a_batch(
+    run: Run, api: FakeApi, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchd.cli.waiting._LONGEST_DOUBT", 0.05)
+    api.refusals = [("POST /v1/batches", 502, "Bad Gateway")] * 1000
+    result = run("submit", prompts)
+    assert result.code == 1
+    assert "Whether the batch was made is not known: see `batchd list`." in result.err
+    assert len(api.files) == 1
 
 
 def test_detaching_from_parts_says_how_to_get_their_results_together(

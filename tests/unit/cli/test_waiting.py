@@ -87,3 +87,45 @@ def test_a_no_takes_no_doubt_away_that_an_earlier_silence_left() -> None:
 
     with pytest.raises(InDoubt):
         create_once(create, silent(), InterruptedLater())
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_an_answer_of_a_proxy_leaves_a_doubt_whatever_comes_then(status: int) -> None:
+    def create(_key: str) -> "Batch":
+        raise Refused("Bad Gateway", status=status)
+
+    for clock in (Clock(), Interrupted()):
+        with pytest.raises(InDoubt) as caught:
+            create_once(create, silent(), clock)
+        assert str(caught.value).endswith(UNKNOWN)
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 503])
+@pytest.mark.parametrize(
+    "first", [Unreachable("broke off"), Refused("Bad Gateway", status=502)], ids=["silence", "502"]
+)
+def test_a_no_in_the_end_takes_no_doubt_away(first: CommandFailed, status: int) -> None:
+    failures = [first]
+
+    def create(_key: str) -> "Batch":
+        raise failures.pop() if failures else Refused("no", status=status)
+
+    with pytest.raises(InDoubt, match="no"):
+        create_once(create, silent(), Clock())
+
+
+def test_an_answer_that_is_no_batch_leaves_a_doubt() -> None:
+    def create(_key: str) -> "Batch":
+        raise CommandFailed("it answered, but not with a batch: is it batchd?")
+
+    with pytest.raises(InDoubt, match="not with a batch"):
+        create_once(create, silent(), Clock())
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 503])
+def test_a_no_from_the_first_to_the_last_is_a_no(status: int) -> None:
+    def create(_key: str) -> "Batch":
+        raise Refused("no", status=status)
+
+    with pytest.raises(Refused):
+        create_once(create, silent(), Clock())

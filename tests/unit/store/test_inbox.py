@@ -84,7 +84,7 @@ async def test_what_is_done_with_is_not_walked_through_at_every_look(
     parts: Parts, statement: str
 ) -> None:
     """Rows stay for ever, and there is an index of those that still matter."""
-    params = {"after": 0, "limit": 1, "now": 1}
+    params = {"after": 0, "limit": 1, "now": 1, "long_ago": 1}
     plan = await parts.database.rows(f"EXPLAIN QUERY PLAN {statement}", params)
     steps = [str(step["detail"]) for step in plan]
     walked = [step for step in steps if step.startswith("SCAN") and "USING INDEX" not in step]

@@ -4,14 +4,13 @@ Knows nothing of who asks there, and imports little: the command line is to star
 """
 
 import re
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import quote, urlsplit
 
 # Of a name as it is looked up.
 _NAME = re.compile(r"[0-9A-Za-z_.-]+")
 _NUMBERS = re.compile(r"[0-9.]+")
 _IN_BRACKETS = re.compile(r"\[[^\[\]]+\](:[0-9]*)?")
-_BYTES, _VALUES = 4, 256  # of an address, and of each of these
 _IN_PATHS = "/%~!$&'()*+,;=:@"
 
 
@@ -31,15 +30,9 @@ def _is_host(place: str, host: str) -> bool:
     if "[" in place or "]" in place:
         return bool(_IN_BRACKETS.fullmatch(place) and IPv6Address(host))
     name = host.encode("idna").decode()
-    return _is_address(name) if _NUMBERS.fullmatch(name) else bool(_NAME.fullmatch(name))
-
-
-def _is_address(text: str) -> bool:
-    """As ``inet_aton`` has it: the last number fills what is left, a leading 0 means octal."""
-    numbers = [int(part, 8 if part.startswith("0") else 10) for part in text.split(".")]
-    *leading, last = numbers
-    left = _BYTES - len(leading)
-    return left > 0 and max(leading, default=0) < _VALUES and last < _VALUES**left
+    if _NUMBERS.fullmatch(name):  # the HTTP library takes no other spelling of an address
+        return bool(IPv4Address(name))
+    return bool(_NAME.fullmatch(name))
 
 
 def path_of(url: str) -> str:

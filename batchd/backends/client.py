@@ -20,7 +20,7 @@ import msgspec
 
 from batchd.backends.hints import quota, wait_hint
 from batchd.config import BackendConfig
-from batchd.memory import Memory, TakePiece
+from batchd.memory import Memory, Reading
 from batchd.model import NO_USAGE, Failure, FailureKind, Outcome, Reply, RequestLine, Usage
 from batchd.wire.lines import one_line
 from batchd.wire.usage import answer_usage
@@ -124,15 +124,20 @@ class Client:
         """One exchange; None if its connection was stale."""
         trace = SimpleNamespace(reused=False, answered=False)
         try:
-            async with asyncio.timeout(self._config.total_timeout):
-                return await self._exchange(session, url, body, trace)
+            async with asyncio.timeout(self._config.total_timeout) as total:
+                return await self._exchange(session, url, body, trace, total)
         except (aiohttp.ClientError, OSError, ValueError, _TooLarge) as error:
             kind = _failure_kind(error)
             stale = kind is FailureKind.RESET and trace.reused and not trace.answered
             return None if stale else Failure(kind)
 
     async def _exchange(
-        self, session: aiohttp.ClientSession, url: str, body: bytes, trace: SimpleNamespace
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        body: bytes,
+        trace: SimpleNamespace,
+        total: asyncio.Timeout,
     ) -> Outcome:
         async with asyncio.timeout(self._config.first_byte_timeout):
             response = await session.post(
@@ -144,11 +149,11 @@ class Client:
             )
         async with response:
             trace.answered = True
-            return await self._answer(response)
+            return await self._answer(response, total)
 
-    async def _answer(self, response: aiohttp.ClientResponse) -> Outcome:
-        with self._memory.reading() as take:
-            answer = await self._read(response, take)
+    async def _answer(self, response: aiohttp.ClientResponse, total: asyncio.Timeout) -> Outcome:
+        with self._memory.reading() as reading:
+            answer = await self._read(response, reading, total)
             if len(answer) < _OFFLOAD:
                 return self._judge(response, answer)
             return await asyncio.to_thread(self._judge, response, answer)
@@ -160,7 +165,9 @@ class Client:
             headers["Authorization"] = f"Bearer {key}"
         return headers
 
-    async def _read(self, response: aiohttp.ClientResponse, take: TakePiece) -> bytes:
+    async def _read(
+        self, response: aiohttp.ClientResponse, reading: Reading, total: asyncio.Timeout
+    ) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -170,7 +177,8 @@ class Client:
             size += len(piece)
             if size > self._config.max_answer_size:
                 raise _TooLarge
-            await take(len(piece))
+            if not reading.take_at_once(len(piece)):
+                await _room_for(reading, len(piece), total)
             pieces.append(piece)
 
     async def _piece(self, content: aiohttp.StreamReader) -> bytes:
@@ -196,6 +204,15 @@ class Client:
             hint=None if status in _SUCCESS else wait_hint(response.headers, self._now()),
             quota=quota(response.headers, self._now()),
         )
+
+
+async def _room_for(reading: Reading, size: int, total: asyncio.Timeout) -> None:
+    """Wait for memory of our own: that is not the server's time."""
+    now = asyncio.get_running_loop().time
+    left = (total.when() or 0.0) - now()
+    total.reschedule(None)
+    await reading.take(size)
+    total.reschedule(now() + left)
 
 
 def _failure_kind(error: Exception) -> FailureKind:

@@ -239,12 +239,12 @@ class Runner:
             which, usage = LineFile.ERROR, NO_USAGE
             text = failure_line(run.tag, line, outcome)
             log_failure(run, line, outcome)
-        held = size + len(text)
-        self._memory.take(len(text))
+        self._memory.take_result(len(text))
 
         def durable() -> None:
             pick.queue.gone(line.index)
-            self._let_go(pick, held)
+            self._memory.give_result(len(text))
+            self._let_go(pick, size)
             if run.is_drained:
                 self._scheduler.remove(run)
                 self._drained()

@@ -19,6 +19,7 @@ from batchd.closing import missing_input
 from batchd.config import BatchesConfig
 from batchd.disk import is_full
 from batchd.engine.inspection import Inspection, Places, Rules, Stopped, Verdict
+from batchd.engine.postponed import Postponed
 from batchd.errors import FileCorrupt, InvalidRequest, NoRoom
 from batchd.files import Files
 from batchd.model import BatchRecord, Control, LineError
@@ -32,18 +33,12 @@ _LOOK_AGAIN = 5.0
 _AT_ONCE = 4
 _SMALL = 4 << 20  # bytes that are validated in less than a second
 _UNFORESEEN = "batchd failed to validate this file; its log says why."
-_POSTPONED, _LONGEST_POSTPONED = 10.0, 120.0  # seconds, more each time
 
 
 class Models(Protocol):
     """Who knows the models that lines may name."""
 
     async def known_models(self) -> KnownModels | None: ...
-
-
-class _Later(msgspec.Struct, frozen=True):
-    at: float
-    delay: float
 
 
 class _Input(msgspec.Struct, frozen=True):
@@ -110,7 +105,7 @@ class Validator:
         self._bell = bell
         self._running: dict[str, Inspection | None] = {}
         self._turns = _Turns()
-        self._postponed: dict[str, _Later] = {}
+        self._postponed = Postponed()
         self._stop = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -134,14 +129,12 @@ class Validator:
             if control.status is BatchStatus.VALIDATING and batch_id not in self._running
         ]
         self._turns.keep({*waiting, *self._running})
-        self._postponed = {key: at for key, at in self._postponed.items() if key in controls}
+        self._postponed.keep(controls)
         for batch_id in self._turns.unknown(waiting):
             self._turns.note(batch_id, await self._input(batch_id))
-        if self._room.is_full:  # nothing is begun, and afterwards nothing has been in vain
-            self._postponed.clear()
         now = _monotonic()
-        later = {key for key, postponed in self._postponed.items() if postponed.at > now}
-        due = [batch_id for batch_id in waiting if batch_id not in later]
+        self._postponed.follow(now, is_full=self._room.is_full)
+        due = [batch_id for batch_id in waiting if not self._postponed.waits(batch_id, now)]
         while not self._room.is_full:
             chosen = self._turns.next(due, self._running)
             if chosen is None:
@@ -161,9 +154,7 @@ class Validator:
 
     def _rest(self) -> float:
         """Seconds until there may be something to begin, though nobody rings."""
-        now = _monotonic()
-        rests = (later.at - now for later in self._postponed.values())
-        return min([_LOOK_AGAIN, *(rest for rest in rests if rest > 0)])
+        return min(self._postponed.rest(_monotonic()) or _LOOK_AGAIN, _LOOK_AGAIN)
 
     def _stop_unwanted(self, controls: dict[str, Control]) -> None:
         for batch_id, inspection in self._running.items():
@@ -182,9 +173,7 @@ class Validator:
         except (OSError, NoRoom) as error:
             # A full disk as a rule. The batch stays as it is and is looked at again.
             log.warning("validation_postponed", extra={"batch": batch_id, "reason": str(error)})
-            before = self._postponed.get(batch_id)
-            delay = min(2 * before.delay, _LONGEST_POSTPONED) if before else _POSTPONED
-            self._postponed[batch_id] = _Later(_monotonic() + delay, delay)
+            self._postponed.note(batch_id, _monotonic())
         finally:
             del self._running[batch_id]
             self._bell.ring()

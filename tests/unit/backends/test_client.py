@@ -10,7 +10,7 @@ import pytest
 
 from batchd.backends.client import Client, Connections, connections
 from batchd.config import BackendConfig
-from batchd.memory import Memory
+from batchd.memory import Memory, Reading
 from batchd.model import Failure, FailureKind, Reply, RequestLine, Usage
 from batchd.settings import Duration, Size
 from tests.support.model_server import ModelServer
@@ -256,8 +256,8 @@ class Watched(Memory):
 
     most = 0
 
-    def _taken(self, reading: object, count: int) -> None:
-        super()._taken(reading, count)  # type: ignore[arg-type] # a reading is its own affair
+    def read(self, reading: Reading, count: int) -> None:
+        super().read(reading, count)
         self.most = max(self.most, self.held)
 
 
@@ -286,6 +286,24 @@ async def test_answers_that_come_all_at_once_are_read_as_there_is_room() -> None
         found = await asyncio.gather(*(client.send(ENDPOINT, line()) for _ in range(many)))
     assert all(isinstance(reply, Reply) and reply.body == body for reply in found)
     assert 10_000_000 < memory.most <= 10_000_000 + len(body)
+    assert memory.held == 0
+
+
+async def test_to_wait_for_memory_is_no_time_of_the_server(model_server: ModelServer) -> None:
+    memory = Memory(1 << 20)
+    settings = BackendConfig(
+        base_url=model_server.base_url, total_timeout=Duration(0.3), idle_timeout=Duration(0.3)
+    )
+    memory.take_result(1 << 20)  # a disk that is full
+    async with connections(settings) as both:
+        client = client_of(both, settings, memory=memory)
+        sent = asyncio.create_task(client.send(ENDPOINT, line("huge:300000")))
+        refused = await client.send(ENDPOINT, line("429"))
+        assert isinstance(refused, Reply)  # of a few words
+        _, pending = await asyncio.wait([sent], timeout=1)
+        assert pending
+        memory.give_result(1 << 20)
+        assert isinstance(await sent, Reply)
     assert memory.held == 0
 
 

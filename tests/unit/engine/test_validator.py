@@ -310,7 +310,7 @@ class FullOnce(HastyDisk):
 async def test_a_full_disk_postpones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("batchd.engine.validator._POSTPONED", 0.01)
+    monkeypatch.setattr("batchd.engine.postponed.POSTPONED", 0.01)
     async with opened(tmp_path, FullOnce()) as parts:
         await Validating(parts).judged(requests("a"), BatchStatus.IN_PROGRESS)
     assert "validation_postponed" in [record.message for record in caplog.records]
@@ -346,8 +346,8 @@ async def test_what_is_postponed_holds_up_nobody(tmp_path: Path) -> None:
 async def test_what_is_postponed_again_and_again_waits_longer_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchd.engine.validator._POSTPONED", 0.01)
-    monkeypatch.setattr("batchd.engine.validator._LONGEST_POSTPONED", 0.02)
+    monkeypatch.setattr("batchd.engine.postponed.POSTPONED", 0.01)
+    monkeypatch.setattr("batchd.engine.postponed.LONGEST_POSTPONED", 0.02)
     disk = FullFor()
     async with opened(tmp_path, disk) as parts:
         it = Validating(parts)
@@ -414,7 +414,7 @@ async def test_an_input_that_the_disk_cannot_read_is_corrupt(
 async def test_an_error_of_the_disk_that_passes_only_postpones(
     it: Validating, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("batchd.engine.validator._POSTPONED", 0.01)
+    monkeypatch.setattr("batchd.engine.postponed.POSTPONED", 0.01)
     record = await it.parts.create((await it.parts.upload(requests("a"))).id)
     faulty = [it.parts.spool.input(record.id)]
     monkeypatch.setattr(Inspection, "judge", cannot_read(errno.EIO, faulty))

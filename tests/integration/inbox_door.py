@@ -45,7 +45,14 @@ class Door:
         return json.loads((self.path / "rejected" / name).read_text())
 
     async def until_there(self, *names: str) -> None:
-        await until(lambda: all(os.path.lexists(self.path / name) for name in names))
+        await until(lambda: all(self._is_there(self.path / name) for name in names))
+
+    def _is_there(self, path: Path) -> bool:
+        """Not the empty file that holds a name until the dropped one is moved over it."""
+        if not os.path.lexists(path):
+            return False
+        is_moved = not os.path.lexists(self.path / path.name)
+        return is_moved or path.lstat().st_size > 0
 
     def status(self, stem: str) -> dict[str, Any]:
         """The batch object in the outbox; empty if there is none."""

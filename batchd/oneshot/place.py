@@ -41,7 +41,8 @@ _ABOUT_TEXT = (
 _OURS = frozenset(
     {
         *(_ABOUT, "run.json", "run.json.new", "run.log", "results"),
-        *("incoming", "files", "batches", "lock", "sync-failed", "ballast", "ballast.new"),
+        *("incoming", "files", "batches", "lock", "sync-failed"),
+        *("ballast", "ballast.new", "ballast.given-up"),
         *("batchd.db", "batchd.db-wal", "batchd.db-shm", "batchd.db-journal", "local-server.log"),
     }
 )
